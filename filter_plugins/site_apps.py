@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+DOCUMENTATION = r"""
+name: site_apps
+short_description: A site's apps with every default filled in
+description:
+  - Turns the list C(apps) of a site's inventory into complete mappings, so that no role has to know a default.
+  - Adds what follows from the values, as C(user), C(home), C(database), C(ports) and C(programs).
+  - Refuses what it cannot process, one problem at a time. Whether names, domains and ports make sense together is
+    for the preflight to say.
+positional: _input
+options:
+  _input:
+    description:
+      - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
+        C(processes), C(config), C(services), C(python), C(port), C(health_path), C(static_url) and C(static_path).
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Show the ports of the first app's web instances
+  ansible.builtin.debug:
+    msg: "{{ (apps | site_apps | first).ports }}"
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - The apps in the order given, every key present, and in addition C(user) and C(home) (the system user and its
+      directory), C(database) (name of database and role), C(ports) (one for each web instance) and C(programs)
+      (a mapping with C(name), C(type), C(index) and C(port) for each process; C(port) is null unless it is a web one).
+  type: list
+  elements: dict
+"""
+
+HOMES = "/srv/www"
+FIRST_PORT = 8000
+PORTS_AN_APP = 20
+SERVICES = ("postgresql", "redis", "memcached")
+
+# What an app in the inventory may say: the kind of each value, and the default where there is one. The preflight reads
+# this table too, so that a key is known everywhere or nowhere. The default of domains, processes and port depends on
+# the app and is filled in below.
+APP_KEYS: dict[str, dict[str, Any]] = {
+    "name": {"kind": "string", "required": True},
+    "source": {"kind": "string", "required": True},
+    "version": {"kind": "string", "default": ""},
+    "domains": {"kind": "strings", "default": []},
+    "processes": {"kind": "counts", "default": {"web": 2}},
+    "config": {"kind": "config", "default": {}},
+    "services": {"kind": "strings", "default": list(SERVICES)},
+    "python": {"kind": "string", "default": "system"},
+    "port": {"kind": "number"},
+    "health_path": {"kind": "string", "default": "/"},
+    "static_url": {"kind": "string", "default": "/static/"},
+    "static_path": {"kind": "string", "default": "staticfiles"},
+}
+
+# A longer name makes a bad system user, and a capital or an underscore an awkward database or file name.
+NAME_PATTERN = r"[a-z][a-z0-9-]{0,30}"
+CONFIG_NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*"
+PROCESS_TYPE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+
+KINDS = {
+    "string": "a string",
+    "strings": "a list of strings",
+    "number": "a whole number",
+    "counts": "a mapping of process types to how many of each",
+    "config": "a mapping of names to strings",
+}
+
+
+def site_apps(apps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the apps with every default filled in."""
+    if not _is_list(apps):
+        raise AnsibleFilterError(f"apps must be a list of mappings, not {_shown(apps)}")
+    return [_complete(app, position) for position, app in enumerate(apps)]
+
+
+def _complete(app: Any, position: int) -> dict[str, Any]:
+    where = f"apps[{position}]"
+    if not isinstance(app, Mapping):
+        raise AnsibleFilterError(f"{where} must be a mapping with name and source, not {_shown(app)}")
+    for key in app:
+        if key not in APP_KEYS:
+            raise AnsibleFilterError(f"{where} has the unknown key {key!r}{_nearest(str(key), APP_KEYS)}")
+    for key, about in APP_KEYS.items():
+        if about.get("required") and not app.get(key):
+            raise AnsibleFilterError(f"{where} lacks {key}")
+    full = {
+        key: _value(f"{where}.{key}", about["kind"], app[key] if app.get(key) is not None else about.get("default"))
+        for key, about in APP_KEYS.items()
+        if app.get(key) is not None or "default" in about
+    }
+    name = full["name"]
+    full.setdefault("port", FIRST_PORT + PORTS_AN_APP * position)
+    full["user"] = name
+    full["home"] = f"{HOMES}/{name}"
+    full["database"] = name.replace("-", "_")
+    full["ports"] = [full["port"] + index for index in range(full["processes"].get("web", 0))]
+    full["programs"] = _programs(full)
+    return full
+
+
+def _programs(app: dict[str, Any]) -> list[dict[str, Any]]:
+    # Web instances first: they are what a visitor waits for.
+    types = sorted(app["processes"], key=lambda process_type: (process_type != "web", process_type))
+    return [
+        {
+            "name": f"{app['name']}-{process_type}-{index}",
+            "type": process_type,
+            "index": index,
+            "port": app["ports"][index - 1] if process_type == "web" else None,
+        }
+        for process_type in types
+        for index in range(1, app["processes"][process_type] + 1)
+    ]
+
+
+def _value(where: str, kind: str, value: Any) -> Any:
+    if kind == "string" and _is_text(value):
+        return str(value)
+    if kind == "number" and _is_number(value):
+        return int(value)
+    if kind == "strings" and _is_list(value) and all(_is_text(part) for part in value):
+        return [str(part) for part in value]
+    if kind == "counts" and isinstance(value, Mapping):
+        return {
+            _matching(where, PROCESS_TYPE_PATTERN, process_type): _count(f"{where}.{process_type}", value[process_type])
+            for process_type in value
+        }
+    if kind == "config" and isinstance(value, Mapping):
+        return {
+            _matching(where, CONFIG_NAME_PATTERN, name): _config_value(f"{where}.{name}", value[name]) for name in value
+        }
+    # Whatever stands where the config should be may hold its secrets.
+    found = f"a {type(value).__name__}" if kind == "config" else _shown(value)
+    raise AnsibleFilterError(f"{where} must be {KINDS[kind]}, not {found}")
+
+
+def _config_value(where: str, value: Any) -> str:
+    # The value itself may be a secret and stays out of the message.
+    if _is_text(value) and "\0" not in value:
+        return str(value)
+    if _is_number(value):
+        return str(value)
+    if isinstance(value, bool):
+        raise AnsibleFilterError(f"{where} is a boolean, and an environment holds text: quote it, as in 'true' or '0'")
+    what = "holds a zero byte" if _is_text(value) else f"is a {type(value).__name__}"
+    raise AnsibleFilterError(f"{where} {what}, and an environment holds text without zero bytes")
+
+
+def _count(where: str, value: Any) -> int:
+    if _is_number(value) and 0 <= int(value) <= PORTS_AN_APP:
+        return int(value)
+    raise AnsibleFilterError(f"{where} must be a whole number from 0 to {PORTS_AN_APP}, not {_shown(value)}")
+
+
+def _matching(where: str, pattern: str, name: Any) -> str:
+    if _is_text(name) and re.fullmatch(pattern, name):
+        return str(name)
+    raise AnsibleFilterError(f"{where} has the key {name!r}, which is no name of that kind ({pattern})")
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    # What comes from the command line or from a template can be text.
+    return (isinstance(value, int) and not isinstance(value, bool)) or (_is_text(value) and value.isdecimal())
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _shown(value: Any) -> str:
+    # A collection may hold secrets.
+    return f"a {type(value).__name__}" if isinstance(value, Mapping) or _is_list(value) else repr(value)
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {"site_apps": site_apps}
