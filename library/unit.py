@@ -1,0 +1,203 @@
+#!/usr/bin/python3
+"""Keep a systemd unit up, and running on the files that it has on disk."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.placing import place_file
+
+DOCUMENTATION = r"""
+module: unit
+short_description: Keeps a systemd unit enabled, started, restarting after a crash, and running on its present files
+description:
+  - Writes a drop-in that restarts the service a second after any crash, without a limit that gives up. Debian's units
+    for nginx, postgresql and pgbouncer never restart, and supervisor waits 50 seconds.
+  - The drop-in also makes the unit record, at each start and reload, a fingerprint of the files in I(loads). When the
+    record differs from the files, the daemon runs on an older configuration, whoever changed the files and however the
+    run that changed them ended; the unit is then reloaded or restarted. No handler can be lost.
+  - Fails with the unit's last log lines when the unit does not become active.
+options:
+  name:
+    description: Full name of the unit, such as C(nginx.service).
+    type: str
+    required: true
+  loads:
+    description: Files and directories that the daemon reads when it starts or reloads.
+    type: list
+    elements: path
+    default: []
+  on_change:
+    description: How the daemon takes up changed files.
+    type: str
+    choices: [reload, restart]
+    default: restart
+  drop_in:
+    description: Further lines for the drop-in's Service section.
+    type: str
+    default: ""
+  timeout:
+    description: Seconds to wait for the unit to become active.
+    type: int
+    default: 90
+"""
+
+EXAMPLES = r"""
+- name: Run | Keep nginx up on its present configuration
+  unit:
+    name: nginx.service
+    loads: [/etc/nginx]
+    on_change: reload
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or would be in check mode, in order.
+  type: list
+  elements: str
+  returned: always
+  sample: [drop-in, enabled, reloaded]
+active:
+  description: Whether the unit runs; false only in check mode, on a host where it would be started.
+  type: bool
+  returned: always
+"""
+
+STAMPS = "/run/offramp"
+PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "FragmentPath")
+
+
+def fingerprint_command(loads: list[str]) -> str:
+    """Shell words that print one hash over the content and names of all files below the given paths."""
+    paths = " ".join(shlex.quote(path) for path in sorted(loads))
+    return f"find -L {paths} -type f -exec sha256sum {{}} + 2>/dev/null | sort | sha256sum"
+
+
+def drop_in_text(name: str, loads: list[str], on_change: str, extra: str) -> str:
+    lines = [
+        "# Ansible managed",
+        "[Unit]",
+        # A daemon that binds a private address at boot has to find it there.
+        "Wants=network-online.target",
+        "After=network-online.target",
+        "StartLimitIntervalSec=0",
+        "",
+        "[Service]",
+        "Restart=always",
+        "RestartSec=1",
+    ]
+    if loads:
+        script = f"mkdir -p {STAMPS}; {fingerprint_command(loads)} >{STAMPS}/{name}"
+        # Before the daemon reads its files: a change in between is then seen as not loaded, and never missed.
+        lines.append(f"ExecStartPre=-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}")
+        if on_change == "reload":
+            lines.append(f"ExecReload=-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}")
+    return "\n".join([*lines, *extra.strip().splitlines(), ""])
+
+
+class Unit:
+    """One unit on this host, asked and changed through systemctl."""
+
+    def __init__(self, module: AnsibleModule):
+        self.module = module
+        self.name: str = module.params["name"]
+        self.loads: list[str] = module.params["loads"]
+        self.actions: list[str] = []
+        self.active = False
+        self.drop_in = Path(f"/etc/systemd/system/{self.name}.d/offramp.conf")
+
+    def systemctl(self, *words: str) -> tuple[int, str, str]:
+        return self.module.run_command(["systemctl", "--no-ask-password", *words])
+
+    def properties(self) -> dict[str, str]:
+        code, out, error = self.systemctl("show", self.name, "--property", ",".join(PROPERTIES))
+        if code != 0:
+            self.module.fail_json(msg=f"systemctl show {self.name}: {error.strip()}")
+        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+    def write_drop_in(self, text: str) -> bool:
+        if self.drop_in.exists() and self.drop_in.read_text() == text:
+            return False
+        self.actions.append("drop-in")
+        if not self.module.check_mode:
+            place_file(self.drop_in, text.encode(), 0o644)
+        return True
+
+    @property
+    def runs_on_present_files(self) -> bool:
+        if not self.loads:
+            return True
+        record = Path(STAMPS, self.name)
+        if not record.exists():
+            return False
+        recorded = record.read_text()
+        return self.module.run_command(["/bin/sh", "-c", fingerprint_command(self.loads)])[1] == recorded
+
+    def do(self, word: str, done: str) -> None:
+        self.actions.append(done)
+        if self.module.check_mode:
+            return
+        code, _out, error = self.systemctl(word, self.name)
+        if code != 0:
+            self.fail(f"systemctl {word} {self.name}: {error.strip()}")
+
+    def wait_until_active(self) -> None:
+        deadline = time.monotonic() + self.module.params["timeout"]
+        while (state := self.properties()["ActiveState"]) != "active":
+            if time.monotonic() > deadline:
+                self.fail(f"{self.name} is {state}")
+            time.sleep(0.2)
+
+    def fail(self, problem: str) -> None:
+        _code, log, _error = self.module.run_command(
+            ["journalctl", "--no-pager", "--output=cat", "--lines=15", "--unit", self.name]
+        )
+        self.module.fail_json(msg=f"{problem}\nIts last log lines:\n{log.strip()}")
+
+    def keep(self) -> None:
+        seen = self.properties()
+        if seen["LoadState"] == "not-found":
+            if not self.module.check_mode:
+                self.module.fail_json(msg=f"{self.name} is not installed on this host")
+            self.actions += ["drop-in", "enabled", "started"]
+            return
+        text = drop_in_text(self.name, self.loads, self.module.params["on_change"], self.module.params["drop_in"])
+        if (self.write_drop_in(text) or seen["NeedDaemonReload"] == "yes") and not self.module.check_mode:
+            self.systemctl("daemon-reload")
+        # Instances of a template and generated units are enabled by what generates them.
+        if seen["UnitFileState"] == "disabled":
+            self.do("enable", "enabled")
+        elif seen["UnitFileState"] == "masked":
+            self.fail(f"{self.name} is masked: systemctl unmask {self.name}")
+        if seen["ActiveState"] not in ("active", "reloading"):
+            self.do("start", "started")
+        elif not self.runs_on_present_files:
+            how = self.module.params["on_change"]
+            self.do(how, f"{how}ed")
+        self.active = seen["ActiveState"] == "active"
+        if not self.module.check_mode:
+            self.wait_until_active()
+            self.active = True
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "loads": {"type": "list", "elements": "path", "default": []},
+            "on_change": {"type": "str", "choices": ["reload", "restart"], "default": "restart"},
+            "drop_in": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 90},
+        },
+        supports_check_mode=True,
+    )
+    unit = Unit(module)
+    unit.keep()
+    module.exit_json(changed=bool(unit.actions), actions=unit.actions, active=unit.active)
+
+
+if __name__ == "__main__":
+    main()
