@@ -1,0 +1,71 @@
+"""Jinja filter site_databases: the databases that a site's apps need."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+DOCUMENTATION = r"""
+name: site_databases
+short_description: The databases that a site's apps need
+description:
+  - Returns one database for each app that has the service C(postgresql), with the verifier of its owner's password.
+positional: passwords
+options:
+  _input:
+    description: Complete apps, as the filter C(site_apps) returns them.
+    type: list
+    elements: dict
+    required: true
+  passwords:
+    description: Password of each app's database role, by the app's name.
+    type: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+postgresql_databases: "{{ apps | site_apps | site_databases(vault_database_passwords) }}"
+"""
+
+RETURN = r"""
+_value:
+  description: Databases with C(name), which is also the owner's name, and C(verifier) of the owner's password.
+  type: list
+  elements: dict
+"""
+
+
+def _beside(name: str) -> Any:
+    """Return the function of the filter of that name in this folder, which Ansible loads by path and not by import."""
+    path = Path(__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"offramp_{name}", path)
+    if spec is None or spec.loader is None:
+        raise AnsibleFilterError(f"{path} cannot be loaded")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+_scram_sha_256 = _beside("scram_sha_256")
+
+
+def site_databases(apps: list[dict[str, Any]], passwords: dict[str, str]) -> list[dict[str, str]]:
+    """Return name and verifier of each database."""
+    users = [app for app in apps if "postgresql" in app["services"]]
+    for app in users:
+        if app["name"] not in passwords:
+            raise AnsibleFilterError(f"vault_database_passwords has no entry for the app {app['name']}")
+    return [
+        {"name": app["database"], "verifier": _scram_sha_256(passwords[app["name"]], app["database"])} for app in users
+    ]
+
+
+class FilterModule:
+    """Hand the filter to Ansible."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"site_databases": site_databases}
