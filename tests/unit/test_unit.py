@@ -1,0 +1,55 @@
+"""The drop-in that the module unit gives each service, and the fingerprint that tells what a daemon has loaded."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from library import unit
+
+
+def fingerprint(*paths: Path) -> str:
+    command = unit.fingerprint_command([str(path) for path in paths])
+    return subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, text=True).stdout
+
+
+def lines(on_change: str, extra: str = "") -> list[str]:
+    return unit.drop_in_text("a.service", ["/etc/a"], on_change, extra).splitlines()
+
+
+def test_a_crashed_service_comes_back_after_a_second_and_is_never_given_up() -> None:
+    assert {"Restart=always", "RestartSec=1", "StartLimitIntervalSec=0"} <= set(lines("restart"))
+
+
+def test_a_reload_is_recorded_only_where_the_service_reloads() -> None:
+    assert any(line.startswith("ExecReload=") for line in lines("reload"))
+    assert not any(line.startswith("ExecReload=") for line in lines("restart"))
+
+
+def test_lines_of_the_role_come_last_and_win() -> None:
+    assert lines("restart", "KillMode=mixed\nRestartSec=5\n")[-2:] == ["KillMode=mixed", "RestartSec=5"]
+
+
+def test_a_path_with_a_percent_sign_reaches_the_shell_unharmed() -> None:
+    assert "/etc/100%%" in unit.drop_in_text("a.service", ["/etc/100%"], "restart", "")
+
+
+def test_the_fingerprint_sees_content_new_files_and_removed_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one")
+    seen = [fingerprint(tmp_path)]
+    (tmp_path / "a").write_text("two")
+    seen.append(fingerprint(tmp_path))
+    (tmp_path / "b c").write_text("")
+    seen.append(fingerprint(tmp_path))
+    (tmp_path / "a").unlink()
+    seen.append(fingerprint(tmp_path))
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_fingerprint_follows_links_and_bears_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("one")
+    (tmp_path / "link").symlink_to("target")
+    before = fingerprint(tmp_path / "link", tmp_path / "missing")
+    assert fingerprint(tmp_path / "missing", tmp_path / "link") == before
+    (tmp_path / "target").write_text("two")
+    assert fingerprint(tmp_path / "link", tmp_path / "missing") != before
