@@ -1,0 +1,696 @@
+"""Every mistake in the list of apps at once, in plain words."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+DOCUMENTATION = r"""
+name: app_problems
+short_description: Every mistake in the list of apps at once
+description:
+  - Looks at the list C(apps) of a site and returns what is wrong with it. An empty list means that it is right.
+  - Does no I/O. What is known about the sources is handed in.
+options:
+  _input:
+    description: >-
+      The list of apps. A value that could not be worked out is C({'__unresolved__': 'why'}); it is passed over here.
+    type: list
+    elements: dict
+    required: true
+  sources:
+    description: >-
+      What was found at each source. C(error) says why it cannot be read and C(mend) what mends it; C(refs) lists the
+      branches and tags of a git source and is empty for a plain directory, C(versions) those of the versions asked for
+      that a directory has, C(processes) the names in the Procfile of a directory.
+    type: dict
+    default: {}
+  reserved:
+    description: User names that the site uses for other purposes, with the purpose.
+    type: dict
+    default: {}
+"""
+
+EXAMPLES = r"""
+- ansible.builtin.debug:
+    msg: "{{ [{'name': 'shop', 'source': '/srv/shop', 'domain': 'shop.example'}] | app_problems }}"
+"""
+
+RETURN = r"""
+_value:
+  description: >-
+    One mapping a problem. C(path) leads to the value, C(problem) says what is wrong, C(mend) the line that mends it.
+  type: list
+  elements: dict
+"""
+
+# Each key of an app (those of the filter site_apps) with the line that an error message offers.
+KEYS = {
+    "name": "name: shop",
+    "source": "source: https://git.example/shop.git",
+    "version": "version: main",
+    "domains": "domains: [shop.example]",
+    "processes": "processes: {web: 2, worker: 1}",
+    "config": 'config: {DEBUG: "0"}',
+    "services": "services: [postgresql, redis, memcached]",
+    "python": 'python: "3.13"',
+    "port": "port: 8000",
+    "health_path": "health_path: /health",
+    "static_url": "static_url: /static/",
+    "static_path": "static_path: staticfiles",
+}
+REQUIRED = ("name", "source")
+TEXT = ("name", "source", "version", "python", "health_path", "static_url", "static_path")
+SERVICES = ("postgresql", "redis", "memcached")
+# What people coming from other tools write.
+SYNONYMS = {
+    "addons": "services",
+    "branch": "version",
+    "config_vars": "config",
+    "domain_names": "domains",
+    "env": "config",
+    "environment": "config",
+    "formation": "processes",
+    "git": "source",
+    "healthcheck": "health_path",
+    "hostname": "domains",
+    "hosts": "domains",
+    "procfile": "processes",
+    "ref": "version",
+    "repo": "source",
+    "repository": "source",
+    "revision": "version",
+    "scale": "processes",
+    "tag": "version",
+    "url": "source",
+    "workers": "processes",
+    "postgres": "postgresql",
+    "pg": "postgresql",
+    "database": "postgresql",
+    "memcache": "memcached",
+    "cache": "memcached",
+    "queue": "redis",
+}
+# An app's name becomes a system user and group, a database and a database role.
+RESERVED = {
+    **dict.fromkeys(
+        [
+            "root",
+            "daemon",
+            "bin",
+            "sys",
+            "sync",
+            "games",
+            "man",
+            "lp",
+            "mail",
+            "news",
+            "uucp",
+            "proxy",
+            "www-data",
+            "backup",
+            "list",
+            "irc",
+            "nobody",
+            "nogroup",
+            "messagebus",
+            "sshd",
+            "systemd-network",
+            "systemd-resolve",
+            "systemd-timesync",
+            "systemd-journal",
+            "polkitd",
+            "syslog",
+            "tss",
+            "ntp",
+            "chrony",
+            "uuidd",
+            "postgres",
+            "redis",
+            "memcache",
+            "memcached",
+            "pgbouncer",
+            "nginx",
+            "supervisor",
+        ],
+        "a user that Debian or one of the services keeps for itself",
+    ),
+    **dict.fromkeys(
+        [
+            "adm",
+            "tty",
+            "disk",
+            "dialout",
+            "fax",
+            "voice",
+            "cdrom",
+            "floppy",
+            "tape",
+            "sudo",
+            "audio",
+            "dip",
+            "operator",
+            "src",
+            "shadow",
+            "utmp",
+            "video",
+            "sasl",
+            "plugdev",
+            "staff",
+            "users",
+            "input",
+            "sgx",
+            "clock",
+            "kvm",
+            "render",
+            "crontab",
+            "netdev",
+            "ssl-cert",
+            "docker",
+            "wheel",
+        ],
+        "a group that Debian keeps for itself",
+    ),
+    **dict.fromkeys(
+        [
+            "all",
+            "sameuser",
+            "samerole",
+            "samegroup",
+            "replication",
+            "public",
+            "none",
+            "template0",
+            "template1",
+            "user",
+            "current-user",
+            "session-user",
+        ],
+        "a word with a meaning of its own to PostgreSQL",
+    ),
+}
+SITE_PORTS = {
+    22: "ssh",
+    80: "nginx",
+    443: "nginx",
+    5432: "PostgreSQL",
+    6379: "redis",
+    6432: "pgbouncer",
+    11211: "memcached",
+}
+PROVIDED = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}
+FIRST_PORT, PORTS_PER_APP = 8000, 20
+
+Problem = dict[str, Any]
+Check = Callable[[list[Any], str, Any], Iterator[Problem]]
+
+
+def problem(path: list[Any], text: str, mend: str) -> Problem:
+    return {"path": path, "problem": text, "mend": mend}
+
+
+def unresolved(value: Any) -> bool:
+    return isinstance(value, dict) and "__unresolved__" in value
+
+
+def nearest(word: Any, known: Any, cutoff: float = 0.6) -> str | None:
+    """The known word that was most likely meant."""
+    text = str(word).lower().replace("-", "_")
+    if text in SYNONYMS and SYNONYMS[text] in known:
+        return SYNONYMS[text]
+    return next(iter(difflib.get_close_matches(text, [str(item) for item in known], 1, cutoff)), None)
+
+
+def did_you_mean(word: Any, known: Any) -> str:
+    match = nearest(word, known)
+    return f' Did you mean "{match}"?' if match else f" The known ones are {', '.join(known)}."
+
+
+def kind(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (yes or no)"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f'the text "{value}"'
+    return "a list" if isinstance(value, list) else "a mapping"
+
+
+def without_password(source: str) -> str:
+    return re.sub(r"//[^/@]+@", "//…@", source)
+
+
+def number(value: Any) -> int | None:
+    """A whole number, which a template may have made text of."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def label(app: dict[str, Any], index: int) -> str:
+    name = app.get("name")
+    return f'app "{name}"' if isinstance(name, str) else f"app number {index + 1}"
+
+
+def web_count(app: dict[str, Any]) -> int:
+    processes = app.get("processes")
+    if not isinstance(processes, dict) or unresolved(processes):
+        return 2
+    return max(number(processes.get("web", 0)) or 0, 0)
+
+
+def first_port(app: dict[str, Any], index: int) -> int | None:
+    port = number(app["port"]) if app.get("port") is not None else FIRST_PORT + PORTS_PER_APP * index
+    return port if port is not None and 1024 <= port <= 65535 else None
+
+
+def check_name(path: list[Any], _app: str, value: str) -> Iterator[Problem]:
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,29}[a-z0-9])?", value):
+        better = re.sub(r"^[^a-z]+|-+$", "", re.sub(r"[^a-z0-9]+", "-", value.lower()))[:31] or "shop"
+        yield problem(
+            path,
+            f'the app name "{value}" cannot name a system user and a database: it takes 1 to 31 small letters, digits '
+            "and hyphens, starts with a letter and ends with a letter or digit",
+            f"write  name: {better}",
+        )
+    elif value in RESERVED or value.startswith(("pg-", "systemd-")):
+        why = RESERVED.get(value, "a name that begins as those of the system do")
+        yield problem(path, f'an app cannot be named "{value}": that is {why}', f"write  name: {value}-app")
+
+
+def check_domains(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        name = value if isinstance(value, str) else "shop.example"
+        yield problem(path, f"domains of {app} is {kind(value)}, not a list", f"write  domains: [{name}]")
+        return
+    for index, domain in enumerate(value):
+        if unresolved(domain):
+            continue
+        better = better_domain(domain)
+        if better != domain:
+            yield problem(
+                [*path, index],
+                f"{app} has the domain {kind(domain).removeprefix('the text ')}, which is no domain name",
+                f"write a name as a browser's address line shows it, without http:// or a path:  {better}",
+            )
+
+
+def better_domain(value: Any) -> str:
+    """The value itself when it is a legal domain or IPv4 address, else the likeliest one that is."""
+    if not isinstance(value, str):
+        return "shop.example"
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        pass
+    if is_domain(value):
+        return value
+    text = re.sub(r"^[a-z]+://", "", value.strip().lower()).split("/")[0].split(":")[0].strip(".")
+    try:
+        text = text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return "shop.example"
+    text = text.replace("_", "-").removeprefix("*.")
+    return text if is_domain(text) else "shop.example"
+
+
+def is_domain(value: str) -> bool:
+    labels = value.split(".")
+    shape = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    return len(value) <= 253 and all(re.fullmatch(shape, item) for item in labels) and not labels[-1].isdigit()
+
+
+def check_processes(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield problem(
+            path, f"processes of {app} is {kind(value)}, not names with counts", f"write  {KEYS['processes']}"
+        )
+        return
+    for name, count in value.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)):
+            yield problem(
+                [*path, name], f'{app} has a process named "{name}", which no Procfile can hold', "write  worker: 1"
+            )
+        elif name == "release":
+            yield problem(
+                [*path, name],
+                f"{app} asks for the process release, which runs once a deployment and is not kept running",
+                "remove  release  from processes",
+            )
+        elif not unresolved(count):
+            yield from count_problems([*path, name], app, name, count)
+
+
+def count_problems(path: list[Any], app: str, name: str, value: Any) -> Iterator[Problem]:
+    count, example = number(value), 2 if name == "web" else 1
+    if count is None or count < 0 or count > PORTS_PER_APP:
+        yield problem(
+            path,
+            f"{app} asks for {kind(value)} of the process {name}; it takes a whole number up to {PORTS_PER_APP}",
+            f"write  {name}: {example}",
+        )
+    elif name == "web" and count == 0:
+        yield problem(
+            path,
+            f"{app} asks for no process web, so nothing would answer its visitors",
+            "write  web: 2  or, for an app that has no pages, remove web from processes and leave out domains",
+        )
+
+
+def check_config(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield problem(path, f"config of {app} is {kind(value)}, not names with values", f"write  {KEYS['config']}")
+        return
+    for name, setting in value.items():
+        where = [*path, name]
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name)):
+            better = re.sub(r"\W", "_", str(name)).lstrip("0123456789") or "NAME"
+            yield problem(
+                where,
+                f'{app} has a config variable named "{name}"; names are letters, digits and _',
+                f"write  {better}: …",
+            )
+        elif name == "PORT":
+            yield problem(
+                where,
+                f"{app} sets PORT, which each of its web processes is given by itself",
+                "remove PORT; the first port is the app's key  port: 8000",
+            )
+        elif isinstance(setting, bool) or setting is None:
+            text = {True: "true", False: "false", None: ""}[setting]
+            yield problem(
+                where,
+                f"config {name} of {app} is {'empty' if setting is None else 'a yes or no'}; the app can only be given "
+                "text, and which text is yours to say",
+                f'write it in quotes:  {name}: "{text}"',
+            )
+        elif isinstance(setting, dict | list) and not unresolved(setting):
+            yield problem(
+                where,
+                f"config {name} of {app} is {kind(setting)}, not text",
+                f"write  {name}: '…' on one line, in quotes",
+            )
+        elif isinstance(setting, str) and "\0" in setting:
+            yield problem(
+                where, f"config {name} of {app} holds a NUL byte, which no environment can hold", f'write  {name}: "…"'
+            )
+
+
+def check_services(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield problem(path, f"services of {app} is {kind(value)}, not a list", f"write  {KEYS['services']}")
+        return
+    for index, service in enumerate(value):
+        if not unresolved(service) and service not in SERVICES:
+            match = nearest(service, SERVICES) or "redis"
+            yield problem(
+                [*path, index],
+                f'{app} asks for the service "{service}", which does not exist.{did_you_mean(service, SERVICES)}',
+                f"write  services: [{match}]  or leave services out for all three",
+            )
+
+
+def check_python(path: list[Any], app: str, value: str) -> Iterator[Problem]:
+    if value != "system" and not re.fullmatch(r"3\.\d{1,2}(\.\d{1,2})?", value):
+        yield problem(
+            path,
+            f'python of {app} is "{value}"; it takes system or a version',
+            'write  python: system  or  python: "3.13"',
+        )
+
+
+def check_port(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if number(value) is None or not 1024 <= int(value) <= 65535:
+        yield problem(
+            path, f"port of {app} is {kind(value)}; it takes a number from 1024 to 65535", f"write  {KEYS['port']}"
+        )
+
+
+def check_health_path(path: list[Any], app: str, value: str) -> Iterator[Problem]:
+    if not re.fullmatch(r"/[^\s\"'\\;{}$]*", value):
+        better = "/" + re.sub(r"[\s\"'\\;{}$]", "", value).lstrip("/")
+        yield problem(
+            path,
+            f'health_path of {app} is "{value}"; it starts with / and holds no spaces or quotes',
+            f"write  health_path: {better}",
+        )
+
+
+def check_static_url(path: list[Any], app: str, value: str) -> Iterator[Problem]:
+    if not re.fullmatch(r"/([A-Za-z0-9._~-]+/)+", value):
+        better = "/" + "/".join(re.findall(r"[A-Za-z0-9._~-]+", value)) + "/"
+        yield problem(
+            path,
+            f'static_url of {app} is "{value}"; it starts and ends with / and has a word between',
+            f"write  static_url: {better if len(better) > 2 else '/static/'}",
+        )
+
+
+def check_static_path(path: list[Any], app: str, value: str) -> Iterator[Problem]:
+    if value.startswith(("/", "~")) or ".." in value.split("/") or not re.fullmatch(r"[A-Za-z0-9._/-]+", value):
+        yield problem(
+            path,
+            f'static_path of {app} is "{value}"; it is a directory inside the app, such as staticfiles',
+            "write  static_path: staticfiles",
+        )
+
+
+CHECKS: dict[str, Check] = {
+    "name": check_name,
+    "domains": check_domains,
+    "processes": check_processes,
+    "config": check_config,
+    "services": check_services,
+    "python": check_python,
+    "port": check_port,
+    "health_path": check_health_path,
+    "static_url": check_static_url,
+    "static_path": check_static_path,
+}
+
+
+def key_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """Unknown keys, and missing ones."""
+    name, unknown = label(app, index), [key for key in app if key not in KEYS]
+    for key in unknown:
+        match, value = nearest(key, KEYS), app[key]
+        mend = f"write  {KEYS[match]}" if match else f"remove  {key}"
+        if match in TEXT and isinstance(value, str | int):
+            mend = f"write  {match}: {value}"
+        elif match == "domains" and isinstance(value, str):
+            mend = f"write  domains: [{value}]"
+        yield problem(["apps", index, key], f'{name} has an unknown key "{key}".{did_you_mean(key, KEYS)}', mend)
+    for key in REQUIRED:
+        if app.get(key) is None and not any(nearest(other, KEYS) == key for other in unknown):
+            yield problem(["apps", index], f"{name} has no {key}", f"write  {KEYS[key]}")
+
+
+def value_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """Values of the wrong type or shape."""
+    name = label(app, index)
+    for key, example in KEYS.items():
+        value, path = app.get(key), ["apps", index, key]
+        if value is None or unresolved(value):
+            continue
+        if key in TEXT and not (isinstance(value, str) and (value.strip() or key == "version")):
+            # A version such as 3.10 or 1234567 is a number to YAML, and not the one that was meant.
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            mend = f'write it in quotes:  {key}: "{value}"' if numeric else f"write  {example}"
+            yield problem(path, f"{key} of {name} is {kind(value)}, where text is needed", mend)
+        elif key in CHECKS:
+            yield from CHECKS[key](path, name, value)
+
+
+def provided_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """A config variable that the site itself provides."""
+    services, config = app.get("services"), app.get("config")
+    services = list(SERVICES) if services is None else services
+    if not isinstance(config, dict) or not isinstance(services, list):
+        return
+    for name, service in PROVIDED.items():
+        if name in config and service in services:
+            rest = ", ".join(item for item in SERVICES if item in services and item != service)
+            yield problem(
+                ["apps", index, "config", name],
+                f"{label(app, index)} sets {name}, which it is given because it uses the site's {service}",
+                f"remove {name}; or, to use another server, leave {service} out:  services: [{rest}]",
+            )
+
+
+def silent_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """Domains that lead to no process."""
+    processes = app.get("processes")
+    if isinstance(processes, dict) and not unresolved(processes) and "web" not in processes and app.get("domains"):
+        yield problem(
+            ["apps", index, "processes"],
+            f"{label(app, index)} has domains and no process web, so nothing would answer its visitors",
+            "write  web: 2  in processes, or remove domains",
+        )
+
+
+def version_problems(index: int, app: dict[str, Any], found: dict[str, Any]) -> Iterator[Problem]:
+    """A version that the source lacks. An abbreviated commit of a distant repository can only be tried."""
+    version, refs, path = app.get("version"), found.get("refs"), ["apps", index, "version"]
+    name, source = label(app, index), without_password(str(app["source"]))
+    if not isinstance(version, str) or not version or "refs" not in found:
+        return
+    if refs is None:
+        yield problem(
+            path,
+            f'{name} has a version, and its source, the directory "{source}", is no git repository',
+            "remove  version:  and the directory is taken as it is",
+        )
+        return
+    plain = re.sub(r"^refs/(heads|tags)/", "", version)
+    is_commit = "versions" not in found and re.fullmatch(r"[0-9a-f]{4,40}", version)
+    if plain in refs or version == "HEAD" or version in found.get("versions", ()) or is_commit:
+        return
+    near = difflib.get_close_matches(plain, refs, 1, 0.4) or [item for item in ("main", "master") if item in refs]
+    near = near or refs[:1]
+    hint = f' Did you mean "{near[0]}"?' if near else ""
+    yield problem(
+        path,
+        f'source of {name}, "{source}", has no branch, tag or commit "{version}".{hint}',
+        f"write  version: {near[0]}" if near else "commit the app first",
+    )
+
+
+def source_problems(index: int, app: dict[str, Any], sources: dict[str, Any]) -> Iterator[Problem]:
+    """A source that cannot be read, a version or process that it lacks."""
+    source, name = app.get("source"), label(app, index)
+    found = sources.get(source) if isinstance(source, str) else None
+    if not found:
+        return
+    if found.get("error"):
+        yield problem(
+            ["apps", index, "source"],
+            f'source of {name}, "{without_password(source)}", cannot be read: {found["error"]}',
+            found["mend"],
+        )
+        return
+    yield from version_problems(index, app, found)
+    procfile, processes = found.get("processes"), app.get("processes")
+    if procfile and isinstance(processes, dict):
+        for process in processes:
+            if process not in procfile and process not in ("web", "release"):
+                match, hint = nearest(process, procfile), did_you_mean(process, procfile)
+                yield problem(
+                    ["apps", index, "processes", process],
+                    f'{name} asks for the process "{process}", which its Procfile lacks.{hint}',
+                    f"write  {match}: 1" if match else f"add to the Procfile  {process}: <command>",
+                )
+
+
+def name_problems(index: int, name: Any, names: dict[str, int], reserved: dict[str, str]) -> Iterator[Problem]:
+    """A name that another app or the site itself has already."""
+    if not isinstance(name, str):
+        return
+    if name in names:
+        yield problem(
+            ["apps", index, "name"],
+            f'app number {index + 1} has the name "{name}", as app number {names[name] + 1} does',
+            f"write  name: {name[:29]}-2",
+        )
+    elif name in reserved:
+        yield problem(
+            ["apps", index, "name"], f'an app cannot be named "{name}": {reserved[name]}', f"write  name: {name}-app"
+        )
+    names.setdefault(name, index)
+
+
+def domain_problems(index: int, app: dict[str, Any], owners: dict[str, str]) -> Iterator[Problem]:
+    """A domain that stands twice. Domain names do not tell capitals from small letters."""
+    domains = app.get("domains")
+    for position, domain in enumerate(domains if isinstance(domains, list) else []):
+        if not isinstance(domain, str):
+            continue
+        if domain.lower() in owners:
+            yield problem(
+                ["apps", index, "domains", position],
+                f'{label(app, index)} has the domain "{domain}", which {owners[domain.lower()]} has already',
+                f"remove  {domain}  from one of the two places",
+            )
+        owners.setdefault(domain.lower(), label(app, index))
+
+
+def port_problems(index: int, app: dict[str, Any], owners: dict[int, str]) -> Iterator[Problem]:
+    """A port that stands twice: each web process has one of its own."""
+    first, count, name = first_port(app, index), web_count(app), label(app, index)
+    if first is None or not count:
+        return
+    path = ["apps", index, "port"] if "port" in app else ["apps", index]
+    ports = range(first, first + count)
+    span = f"port {first}" if count == 1 else f"the ports {first} to {ports[-1]}"
+    taken = next((port for port in ports if port in owners), None)
+    if taken is not None:
+        used = {*SITE_PORTS, *owners, *ports}
+        free = next(
+            start for start in range(FIRST_PORT, 65000, PORTS_PER_APP) if used.isdisjoint(range(start, start + count))
+        )
+        which = "which" if count == 1 else f"of which {taken}"
+        yield problem(path, f"{name} serves on {span}, {which} is taken by {owners[taken]}", f"write  port: {free}")
+    elif ports[-1] > 65535:
+        yield problem(path, f"{name} serves on {span}, and the last port there is is 65535", f"write  {KEYS['port']}")
+    for port in ports:
+        owners.setdefault(port, name)
+
+
+def shared_problems(apps: list[tuple[int, dict[str, Any]]], reserved: dict[str, str]) -> Iterator[Problem]:
+    """Names, domains and ports that more than one claims."""
+    names: dict[str, int] = {}
+    domains: dict[str, str] = {}
+    ports: dict[int, str] = dict(SITE_PORTS)
+    for index, app in apps:
+        yield from name_problems(index, app.get("name"), names, reserved)
+        yield from domain_problems(index, app, domains)
+        yield from port_problems(index, app, ports)
+
+
+def app_problems(
+    apps: Any, sources: dict[str, Any] | None = None, reserved: dict[str, str] | None = None
+) -> list[Problem]:
+    """Return every problem of the list of apps."""
+    if unresolved(apps):
+        return []
+    if not isinstance(apps, list):
+        return [
+            problem(
+                ["apps"],
+                f"apps is {kind(apps)}, not a list",
+                "write  apps: [{name: shop, source: https://git.example/shop.git}]",
+            )
+        ]
+    found: list[Problem] = []
+    whole: list[tuple[int, dict[str, Any]]] = []
+    for index, app in enumerate(apps):
+        if unresolved(app):
+            continue
+        if not isinstance(app, dict):
+            found.append(
+                problem(
+                    ["apps", index],
+                    f"app number {index + 1} is {kind(app)}, not keys with values",
+                    "write  - name: shop",
+                )
+            )
+            continue
+        whole.append((index, app))
+        found.extend(key_problems(index, app))
+        found.extend(value_problems(index, app))
+        found.extend(provided_problems(index, app))
+        found.extend(silent_problems(index, app))
+        found.extend(source_problems(index, app, sources or {}))
+    found.extend(shared_problems(whole, reserved or {}))
+    return found
+
+
+class FilterModule:
+    """Make the filter known to Ansible."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"app_problems": app_problems}
