@@ -95,7 +95,7 @@ if MEMCACHE_SERVERS:
             "no_delay": True,
             "ignore_exc": True,
             "retry_attempts": 0,
-            "dead_timeout": 5,
+            "dead_timeout": 2,
         },
     }
 

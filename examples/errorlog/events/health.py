@@ -1,12 +1,13 @@
 import logging
+import os
 import socket
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from django.conf import settings
-from django.core.cache import cache
+from django.core.cache import caches
 from django.db import connections
 
 from .queue import connect
@@ -27,20 +28,25 @@ def time_limit(connection, seconds: float):
     if connection.vendor != "postgresql":
         yield
         return
+    done = threading.Event()
 
-    def cut():
-        if connection.connection is not None and not connection.connection.closed:
-            with socket.socket(fileno=connection.connection.fileno()) as raw:
-                raw.shutdown(socket.SHUT_RDWR)
-                raw.detach()
+    def cut_when_late():
+        wait = seconds
+        # Again and again, since Django makes a new connection where the old one broke.
+        while not done.wait(wait):
+            wait = 0.1
+            raw = connection.connection
+            if raw is not None and not raw.closed:
+                with socket.socket(fileno=os.dup(raw.fileno())) as copy, suppress(OSError):
+                    copy.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
+    watch = threading.Thread(target=cut_when_late, daemon=True)
+    watch.start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
+        watch.join()
 
 
 def check_database() -> None:
@@ -65,12 +71,16 @@ def check_memcached() -> None:
     if not settings.MEMCACHE_SERVERS:
         raise Unhealthy("MEMCACHE_SERVERS is not set")
     key, value = f"health-{uuid.uuid4()}", uuid.uuid4().hex
-    # The client finds out that a server is down by asking it, and asks another one the next time.
-    for _ in settings.MEMCACHE_SERVERS:
-        cache.set(key, value, timeout=10)
-        if cache.get(key) == value:
-            cache.delete(key)
-            return
+    # A client of its own, which knows of no server that was down a moment ago.
+    cache = caches.create_connection("default")
+    try:
+        # The client finds out that a server is down by asking it, and asks another one the next time.
+        for _ in settings.MEMCACHE_SERVERS:
+            cache.set(key, value, timeout=10)
+            if cache.get(key) == value:
+                return
+    finally:
+        cache.close()
     raise Unhealthy("a value that was set did not come back")
 
 
