@@ -16,7 +16,12 @@ step() { printf '\n[%3d s] %s\n' "$SECONDS" "$*"; }
 
 # Prints a command as it could be typed, then runs it.
 run() {
-  { printf '+'; printf ' %q' "$@"; printf '\n'; } >&2
+  local word line=+
+  for word in "$@"; do
+    [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word=${word@Q}
+    line+=" $word"
+  done
+  printf '%s\n' "$line" >&2
   "$@"
 }
 

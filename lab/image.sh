@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Builds a server image from Debian's packages, unless it is there already: lab/image.sh trixie|bookworm[-baked]
+#   trixie         a bare server, as it is leased: the lab's
+#   trixie-baked   the same with the roles' packages unpacked and nothing enabled: for the scenarios of single roles
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. script/lib.sh
+. lab/podman.sh
+
+name=$1
+release=${name%-baked}
+image=localhost/offramp-lab:$name
+
+case $release in
+  trixie | bookworm) ;;
+  *) die "No such image: $name. There are trixie and bookworm, each also as -baked." ;;
+esac
+
+# The certificates that this machine trusts in addition to Debian's, where it has any.
+ca_bundle() {
+  local file
+  for file in "${SSL_CERT_FILE-}" "${REQUESTS_CA_BUNDLE-}" "${CURL_CA_BUNDLE-}"; do
+    [ ! -f "$file" ] || { cat "$file"; return; }
+  done
+  find /usr/local/share/ca-certificates -name '*.crt' -exec cat {} + 2>/dev/null || true
+}
+
+# The lines of a list, comments aside.
+packages() { grep -v '^#' "lab/image/$1"; }
+
+is_built() { [ "$(podman image inspect --format '{{index .Labels "offramp.recipe"}}' "$image" 2>/dev/null)" = "$recipe" ]; }
+
+[ "$name" = "$release" ] || lab/image.sh "$release"
+
+# Two scenarios that start at once build one image.
+mkdir -p .lab/build
+exec {lock}>.lab/build/lock
+flock "$lock"
+
+ca_bundle >.lab/build/ca.pem
+ingredients=(lab/image.sh lab/image/bare lab/image/customize.sh .lab/build/ca.pem)
+[ "$name" = "$release" ] || ingredients+=(lab/image/baked lab/image/bake.sh)
+recipe=$(cat "${ingredients[@]}" | sha256sum | cut -c1-16)
+is_built && exit
+
+say "Building the image $name from Debian packages, once: half a minute on a quiet machine."
+if [ "$name" = "$release" ]; then
+  # apt's lists stay: a machine whose lists are empty and fresh finds no package.
+  LAB_CA_BUNDLE=$PWD/.lab/build/ca.pem run mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists \
+    --include="$(packages bare | paste -sd ,)" \
+    --customize-hook=lab/image/customize.sh \
+    "$release" ".lab/build/$name.tar"
+  run podman import --quiet --change 'CMD ["/sbin/init"]' --change "LABEL offramp.recipe=$recipe" \
+    ".lab/build/$name.tar" "$image" >/dev/null
+  rm ".lab/build/$name.tar"
+else
+  builder=offramp-build-$name
+  podman rm --force --ignore "$builder" >/dev/null
+  mapfile -t baked < <(packages baked)
+  run podman run --name "$builder" --network host --env DEBIAN_FRONTEND=noninteractive \
+    --volume "$PWD/lab/image/bake.sh:/bake.sh:ro" "localhost/offramp-lab:$release" \
+    bash /bake.sh "${baked[@]}"
+  run podman commit --quiet --change 'CMD ["/sbin/init"]' --change "LABEL offramp.recipe=$recipe" "$builder" "$image" >/dev/null
+  podman rm "$builder" >/dev/null
+fi
+# What the new one replaced, unless a server still runs on it.
+podman image prune --force --filter label=offramp.recipe >/dev/null
