@@ -24,7 +24,7 @@ options:
   sources:
     description: >-
       What was found at each source. C(error) says why it cannot be read and C(mend) what mends it; C(refs) lists the
-      branches and tags of a git source and is empty for a plain directory, C(versions) those of the versions asked for
+      branches and tags of a git source and is null for a plain directory, C(versions) those of the versions asked for
       that a directory has, C(processes) the names in the Procfile of a directory.
     type: dict
     default: {}
@@ -596,7 +596,7 @@ def name_problems(index: int, name: Any, names: dict[str, int], reserved: dict[s
             f'app number {index + 1} has the name "{name}", as app number {names[name] + 1} does',
             f"write  name: {name[:29]}-2",
         )
-    elif name in reserved:
+    elif name in reserved and name not in RESERVED:
         yield problem(
             ["apps", index, "name"], f'an app cannot be named "{name}": {reserved[name]}', f"write  name: {name}-app"
         )
@@ -655,7 +655,7 @@ def app_problems(
     apps: Any, sources: dict[str, Any] | None = None, reserved: dict[str, str] | None = None
 ) -> list[Problem]:
     """Return every problem of the list of apps."""
-    if unresolved(apps):
+    if apps is None or unresolved(apps):
         return []
     if not isinstance(apps, list):
         return [

@@ -209,7 +209,8 @@ def meant_group(name: str) -> str | None:
     for group, synonyms in GROUP_SYNONYMS.items():
         if words & {group, *synonyms}:
             return group
-    return nearest(name, GROUPS, 0.6)
+    swapped = next((group for group in GROUPS if sorted(group) == sorted(name.lower())), None)
+    return swapped or nearest(name, GROUPS, 0.6)
 
 
 def host_problems(site: dict[str, Any]) -> Iterator[Problem]:
@@ -285,7 +286,7 @@ def target_problems(host: str, values: dict[str, Any], targets: dict[tuple[str, 
             "write  ansible_port: 22",
         )
         return
-    if (
+    if "ansible_host" in values and (
         not isinstance(target, str)
         or not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.:%-]*[A-Za-z0-9])?", target)
         or bad_ipv4(target)
@@ -532,7 +533,7 @@ def key_problems(site: dict[str, Any]) -> Iterator[Problem]:
 
 def key_fault(key: Any) -> str | None:
     if not isinstance(key, str):
-        return "is not text"
+        return None
     if "PRIVATE KEY" in key:
         return "is a PRIVATE key, which nobody else may see"
     if re.fullmatch(r"[~./]\S*", key.strip()):
