@@ -207,8 +207,8 @@ async def git_facts(url: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {"error": "git is not installed on this machine", "mend": "run  apt-get install git"}
     if code:
-        lines = [line for line in errors.splitlines() if re.match(r"fatal: |\S.*denied", line)]
-        reason = without_password(lines[0].removeprefix("fatal: ")) if lines else "git failed"
+        said = [line.strip().removeprefix("fatal: ") for line in errors.splitlines() if not line.startswith("warning:")]
+        reason = without_password(" ".join(said))[:200] or "git failed"
         mend = f"correct the address, or see that  {command}  works here without asking anything"
         return {"error": reason, "mend": mend}
     if not output.strip():
@@ -366,7 +366,9 @@ class ActionModule(ActionBase):
             "values": site_values,
             "wired": sorted(InventoryFiles([], [ROOT]).names()),
         }
-        yield from filtered("site_problems", site)
+        found = filtered("site_problems", site)
+        # Ansible reads the values of hosts: without one, nothing can be said of them.
+        yield from found if raw else (entry for entry in found if entry["path"][0] == "groups")
         apps = site_values.get("apps") or []
         operator = site_values.get("base_operator_name", "operator")
         reserved = (

@@ -157,7 +157,7 @@ PYTHON: tuple[Meaning, ...] = (
         r"python[\d.]*: (command )?not found|python.*No such file or directory|No python interpreters",
         "ansible_python_interpreter",
         "there is no Python 3, which Ansible works with",
-        "run  {ssh} apt-get install -y python3",
+        "run there, as root,  apt-get install python3",
     ),
     (
         "No space left on device|Disk quota exceeded",
@@ -293,7 +293,9 @@ def network_problems(answer: Answer, expected: Answer) -> Iterator[Problem]:
 def server_problems(answer: Answer, expected: Answer) -> list[Problem]:
     """Return every problem of one server."""
     checks = (answer_problems, system_problems, size_problems, network_problems)
-    return list(itertools.chain.from_iterable(check(answer, expected) for check in checks))
+    found = itertools.chain.from_iterable(check(answer, expected) for check in checks)
+    # One cause, as a missing Python, can fail with sudo in one way and without it in another.
+    return list({entry["problem"]: entry for entry in found}.values())
 
 
 class FilterModule:
