@@ -198,6 +198,7 @@ class Roll:
         self.added: set[str] = set()
         self.changed: set[str] = set()
         self.removed: set[str] = set()
+        self.log_starts: dict[str, int] = {}
 
     @property
     def current(self) -> str | None:
@@ -260,6 +261,9 @@ class Roll:
     def restart(self, programs: list[dict[str, Any]]) -> None:
         names = [program["name"] for program in programs]
         self.supervisor.stop([name for name in names if name not in self.added])
+        for program in programs:
+            log = self.log(program)
+            self.log_starts[program["name"]] = log.stat().st_size if log.exists() else 0
         for name in names:
             if name in self.changed:
                 self.supervisor.forget(name)
@@ -292,11 +296,18 @@ class Roll:
             time.sleep(0.1)
         raise RollError(f"{name} {said}, {self.module.params['health_timeout']} s after its start", program)
 
+    def log(self, program: dict[str, Any]) -> Path:
+        return LOGS / self.app / f"{program['type']}-{program['index']}.log"
+
     def log_end(self, program: dict[str, Any]) -> str:
-        path = LOGS / self.app / f"{program['type']}-{program['index']}.log"
+        """Return the last lines that a process wrote since it was restarted."""
+        path = self.log(program)
+        start = self.log_starts.get(program["name"], 0)
         try:
             with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - 20_000))
+                size = path.stat().st_size
+                # A log that was rotated since begins anew.
+                file.seek(max(start if start <= size else 0, size - 20_000))
                 lines = file.read().decode(errors="replace").splitlines()[-20:]
         except OSError:
             lines = []
