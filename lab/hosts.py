@@ -166,6 +166,8 @@ def start(server: Server, present: dict[str, Any] | None) -> str:
 
 def write_ssh_config(lab: str, servers: list[Server], known_hosts: list[str]) -> None:
     """Make `ssh -F .lab/ssh/<lab> <server>` work; Ansible and testinfra use the same file."""
+    sockets = Path.home() / ".ansible" / "cp"
+    sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
     (SSH / f"{lab}.known_hosts").write_text("".join(known_hosts))
     hosts = "".join(f"Host {server.name}\n  HostName 127.0.0.1\n  Port {server.ssh_port}\n" for server in servers)
     (SSH / lab).write_text(
@@ -175,6 +177,10 @@ def write_ssh_config(lab: str, servers: list[Server], known_hosts: list[str]) ->
         "  IdentitiesOnly yes\n"
         f'  UserKnownHostsFile "{SSH / lab}.known_hosts"\n'
         "  StrictHostKeyChecking yes\n"
+        # Ansible names a path of its own; this one is for everyone else.
+        "  ControlMaster auto\n"
+        "  ControlPersist 60\n"
+        f'  ControlPath "{sockets}/%C"\n'
     )
 
 

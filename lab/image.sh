@@ -25,8 +25,20 @@ ca_bundle() {
   find /usr/local/share/ca-certificates -name '*.crt' -exec cat {} + 2>/dev/null || true
 }
 
-# The lines of a list, comments aside.
-packages() { grep -v '^#' "lab/image/$1"; }
+# What the groups wire to role base, every base_packages_* list in group_vars.
+role_packages() {
+  .venv/bin/python - <<'EOT'
+import pathlib, yaml
+
+lists = [
+    packages
+    for file in pathlib.Path("group_vars").rglob("*.yml")
+    for name, packages in (yaml.safe_load(file.read_text()) or {}).items()
+    if name.startswith("base_packages_") and isinstance(packages, list)
+]
+print("\n".join(sorted({package for packages in lists for package in packages})))
+EOT
+}
 
 is_built() { [ "$(podman image inspect --format '{{index .Labels "offramp.recipe"}}' "$image" 2>/dev/null)" = "$recipe" ]; }
 
@@ -39,7 +51,10 @@ flock "$lock"
 
 ca_bundle >.lab/build/ca.pem
 ingredients=(lab/image.sh lab/image/bare lab/image/customize.sh .lab/build/ca.pem)
-[ "$name" = "$release" ] || ingredients+=(lab/image/baked lab/image/bake.sh)
+if [ "$name" != "$release" ]; then
+  role_packages >.lab/build/baked
+  ingredients+=(lab/image/bake.sh .lab/build/baked)
+fi
 recipe=$(cat "${ingredients[@]}" | sha256sum | cut -c1-16)
 is_built && exit
 
@@ -47,7 +62,7 @@ say "Building the image $name from Debian packages, once: half a minute on a qui
 if [ "$name" = "$release" ]; then
   # apt's lists stay: a machine whose lists are empty and fresh finds no package.
   LAB_CA_BUNDLE=$PWD/.lab/build/ca.pem run mmdebstrap --quiet --variant=minbase --skip=cleanup/apt/lists \
-    --include="$(packages bare | paste -sd ,)" \
+    --include="$(paste -sd , lab/image/bare)" \
     --customize-hook=lab/image/customize.sh \
     "$release" ".lab/build/$name.tar"
   run podman import --quiet --change 'CMD ["/sbin/init"]' --change "LABEL offramp.recipe=$recipe" \
@@ -56,7 +71,7 @@ if [ "$name" = "$release" ]; then
 else
   builder=offramp-build-$name
   podman rm --force --ignore "$builder" >/dev/null
-  mapfile -t baked < <(packages baked)
+  mapfile -t baked <.lab/build/baked
   run podman run --name "$builder" --network host --env DEBIAN_FRONTEND=noninteractive \
     --volume "$PWD/lab/image/bake.sh:/bake.sh:ro" "localhost/offramp-lab:$release" \
     bash /bake.sh "${baked[@]}"

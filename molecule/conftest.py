@@ -1,0 +1,27 @@
+"""What the tests of every scenario can use."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure():
+    """Let a test call ansible-playbook as a person does, from the repository's root; molecule stands elsewhere."""
+    os.chdir(Path(__file__).resolve().parent.parent)
+
+
+@pytest.fixture
+def eventually():
+    """Call a check until it holds, and fail with what it last said."""
+
+    def wait(check, seconds=15):
+        deadline = time.monotonic() + seconds
+        while not (result := check()) and time.monotonic() < deadline:
+            time.sleep(0.25)
+        if not result:
+            pytest.fail(f"not within {seconds} s")
+        return result
+
+    return wait
