@@ -64,8 +64,8 @@ def eventually(condition, seconds):
         time.sleep(0.2)
 
 
-def deploy(*words, **values):
-    command = ["ansible-playbook", "playbooks/app.yml", f"--extra-vars={json.dumps(values)}", *words]
+def deploy(**values):
+    command = ["ansible-playbook", "playbooks/app.yml", f"--extra-vars={json.dumps(values)}"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -151,14 +151,6 @@ def test_a_killed_supervisor_comes_back_with_one_set_of_processes(host):
     assert not set(pids(host).values()) & set(before.values())
 
 
-def test_a_dry_run_of_what_is_there_changes_nothing(host):
-    before = pids(host)
-    done = deploy("--check", "--diff")
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("changed=0") == 2
-    assert pids(host) == before
-
-
 def test_a_release_that_fails_its_health_check_leaves_the_old_one_serving(host, other, tmp_path):
     serving, untouched = ask(host)["release"], pids(other)
     failed = deploy(probe_source=str(changed_source(tmp_path, "broken", "")))
@@ -177,13 +169,6 @@ def test_a_config_that_fails_the_health_check_leaves_the_old_one_serving(host, o
     assert "FAIL" not in host.file("/srv/www/probe/env").content_string
     assert ask(host, 8000, "/health")["values"] == digest(VALUES)
     assert pids(other) == untouched
-
-
-def test_a_process_type_that_the_procfile_lacks_is_refused_before_anything_is_switched(host, tmp_path):
-    before = pids(host)
-    failed = deploy(probe_source=str(changed_source(tmp_path, "Procfile", "web: gunicorn probe:application\n")))
-    assert "the inventory asks for worker, and the Procfile has web" in failed.stdout
-    assert pids(host) == before
 
 
 def test_a_process_that_an_interrupted_run_left_behind_is_found(host):
@@ -205,7 +190,7 @@ def test_a_process_that_an_interrupted_run_left_behind_is_found(host):
 
 def test_a_build_that_was_interrupted_is_made_anew_and_rolled_out(host, other, tmp_path):
     """A half-made release stands where the new one belongs; the app beside it notices nothing."""
-    source = changed_source(tmp_path, "note.txt", "new")
+    source = changed_source(tmp_path, "note.txt", str(time.time()))
     release = release_of(source, tmp_path)
     host.check_output("mkdir /srv/www/probe/releases/%s", release)
     host.check_output("touch /srv/www/probe/releases/%s/half", release)

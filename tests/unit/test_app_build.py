@@ -1,0 +1,166 @@
+"""How a release is built follows from its files, and what is missing is said in plain words."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from library.app_build import Build, BuildError, find_wsgi_module
+
+DEFAULTS = {"app": "shop", "release": "r1", "python": "system", "processes": [], "index_url": ""}
+
+
+class Module(SimpleNamespace):
+    """Stands in for AnsibleModule, and answers each command by its last word."""
+
+    def run_command(self, command, **_options):
+        self.commands.append(command[-1])
+        for part, answer in self.answers.items():
+            if part in command[-1]:
+                return answer
+        return 0, "", ""
+
+
+@pytest.fixture
+def build(tmp_path):
+    def make(files=(), answers=None, **params):
+        home = tmp_path / "shop"
+        for name, text in dict(files).items():
+            path = home / "releases/r1" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        module = Module(params={**DEFAULTS, "home": str(home), **params}, answers=answers or {}, commands=[])
+        return Build(module)
+
+    return make
+
+
+VERSION = {"sys.version_info": (0, "3.13.5\n", "")}
+
+
+@pytest.mark.parametrize(
+    ("files", "served"),
+    [
+        ({"shop/wsgi.py": ""}, "shop.wsgi"),
+        ({"wsgi.py": "application = x"}, "wsgi:application"),
+        ({"app.py": "app = Flask(__name__)"}, "app:app"),
+        ({"main.py": "app: Flask = Flask(__name__)"}, "main:app"),
+        ({"app.py": "def app(environ, start_response):\n    pass"}, "app:app"),
+        ({"app.py": "happy = 1\napplication_name = 2"}, None),
+        ({"README": ""}, None),
+    ],
+)
+def test_the_wsgi_module_is_found(tmp_path, files, served):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert find_wsgi_module(tmp_path) == served
+
+
+def test_requirements_are_installed_with_the_systems_python(build):
+    made = build({"requirements.txt": "x"}, VERSION)
+    made.install_packages()
+    assert made.module.commands[1:] == [
+        "/opt/uv/bin/uv venv --quiet --no-project --python /usr/bin/python3 .venv",
+        "/opt/uv/bin/uv pip install --quiet -r requirements.txt",
+    ]
+
+
+def test_a_lock_of_uv_is_installed_as_it_is(build):
+    made = build({"pyproject.toml": "x", "uv.lock": "x"}, VERSION)
+    made.install_packages()
+    assert made.module.commands[-1].startswith("/opt/uv/bin/uv sync --quiet --locked")
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["poetry.lock", "pyproject.toml"], "the source has poetry.lock, .*poetry export"),
+        (["Pipfile.lock", "Pipfile"], "the source has Pipfile.lock, .*pipenv requirements"),
+        (["pyproject.toml"], "the source has pyproject.toml, .*uv lock"),
+        (["app.py"], "an empty requirements.txt says that no package is needed"),
+    ],
+)
+def test_another_way_to_name_packages_is_answered_with_the_way_out(build, files, words):
+    with pytest.raises(BuildError, match=words):
+        build(dict.fromkeys(files, "")).install_packages()
+
+
+@pytest.mark.parametrize("wanted", ["system", "3", "3.13", "3.13.5"])
+def test_the_systems_python_serves_where_it_satisfies(build, wanted):
+    assert build(answers=VERSION, python=wanted).interpreter() == "/usr/bin/python3"
+
+
+@pytest.mark.parametrize("wanted", ["3.1", "3.12", "3.13.4"])
+def test_another_python_is_fetched_by_uv(build, wanted):
+    made = build(answers={**VERSION, "uv python find": (0, "/srv/www/shop/.python/bin/python\n", "")}, python=wanted)
+    assert made.interpreter() == "/srv/www/shop/.python/bin/python"
+
+
+def test_a_python_that_cannot_be_fetched_is_answered_with_both_ways_out(build):
+    made = build(answers={**VERSION, "uv python install": (2, "", "error: a\n  connection refused\n")}, python="3.12")
+    with pytest.raises(BuildError) as refusal:
+        made.interpreter()
+    for part in ("python3 is 3.13.5", "Python 3.12", "connection refused", "`python: system`", "UV_PYTHON_INSTALL_MIR"):
+        assert part in str(refusal.value)
+
+
+def test_a_process_type_that_the_procfile_lacks_is_refused(build):
+    with pytest.raises(BuildError, match="the inventory asks for wroker, and the Procfile has web, worker"):
+        build({"Procfile": "web: x\nworker: y\n"}, processes=["web", "wroker"]).check_processes()
+
+
+DJANGO = {"manage.py": "", ".venv/lib/python3.13/site-packages/django/x": ""}
+
+
+@pytest.mark.parametrize(
+    ("files", "answers", "collects"),
+    [
+        (DJANGO, {}, True),
+        ({"src/manage.py": "", ".venv/lib/python3.13/site-packages/django/x": ""}, {}, True),
+        (DJANGO, {"DISABLE_COLLECTSTATIC": (0, "0", "")}, True),
+        (DJANGO, {"DISABLE_COLLECTSTATIC": (0, "1", "")}, False),
+        ({"manage.py": ""}, {}, False),
+        ({"app.py": ""}, {}, False),
+    ],
+)
+def test_static_files_of_a_django_app_are_collected_unless_its_config_forbids(build, files, answers, collects):
+    made = build(files, answers)
+    made.collect_static_files()
+    assert any("collectstatic" in command for command in made.module.commands) is collects
+
+
+def test_an_app_without_staticfiles_has_nothing_to_collect(build):
+    build(DJANGO, {"collectstatic": (1, "", "Unknown command: 'collectstatic'")}).collect_static_files()
+
+
+def test_static_files_that_cannot_be_collected_fail_the_build_with_the_way_out(build):
+    with pytest.raises(BuildError, match=r"DISABLE_COLLECTSTATIC(.|\n)*no STATIC_ROOT"):
+        build(DJANGO, {"collectstatic": (1, "", "no STATIC_ROOT")}).collect_static_files()
+
+
+def test_a_release_without_a_note_is_not_built(build):
+    assert not build({"Procfile": "web: x"}).is_built
+
+
+def test_a_release_whose_interpreter_went_away_is_not_built(build):
+    made = build({"Procfile": "web: x", ".venv/bin/python": ""})
+    made.note.write_text(json.dumps({"python": str(made.directory / ".venv/bin/python")}))
+    assert made.is_built
+    (made.directory / ".venv/bin/python").unlink()
+    assert not made.is_built
+
+
+def test_the_release_command_is_due_until_the_release_is_served(build):
+    made = build({"Procfile": "web: x\nrelease: y"})
+    assert made.release_command_due
+    (made.home / "current").symlink_to("releases/r1")
+    assert not made.release_command_due
+    assert made.serves == "r1"
+
+
+def test_a_password_of_the_index_is_in_no_command(build):
+    made = build({"requirements.txt": "x"}, VERSION, index_url="https://user:s3cret@pypi.example/simple")
+    made.install_packages()
+    assert not any("s3cret" in command for command in made.module.commands)
+    assert made.environment["UV_DEFAULT_INDEX"].endswith("@pypi.example/simple")
