@@ -148,7 +148,7 @@ def user_name(number: int) -> str:
 
 def facts(system: dict[str, str], memory: int) -> dict[str, Any]:
     """Return the facts that the roles use, as ansible.builtin.setup names them."""
-    version = system.get("VERSION_ID", "")
+    version, point = system.get("VERSION_ID", ""), read("/etc/debian_version").strip()
     return {
         # A later play that gathers facts once a run has no need to.
         "_ansible_facts_gathered": True,
@@ -156,7 +156,7 @@ def facts(system: dict[str, str], memory: int) -> dict[str, Any]:
         "ansible_distribution": system.get("ID", "").capitalize(),
         "ansible_distribution_major_version": version.split(".")[0],
         "ansible_distribution_release": system.get("VERSION_CODENAME", ""),
-        "ansible_distribution_version": version,
+        "ansible_distribution_version": point if point.startswith(f"{version}.") else version,
         "ansible_hostname": platform.node().split(".")[0],
         "ansible_kernel": platform.release(),
         "ansible_memtotal_mb": memory,
