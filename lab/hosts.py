@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Start or remove the servers that an inventory names, as systemd containers in podman reached over ssh.
+"""Start or remove the servers that an inventory names, as systemd containers in podman reached over ssh, or tell
+where the apps on them answer.
 
 script/up calls it for the lab and molecule for each scenario, so there is one place that knows how a server is made.
 It prints every podman command that changes something. Called again it starts what is missing and leaves the rest.
@@ -184,7 +185,15 @@ def write_ssh_config(lab: str, servers: list[Server], known_hosts: list[str]) ->
     )
 
 
+def prepare_podman() -> None:
+    """Have podman see what lab/podman.sh finds necessary on this machine."""
+    conf = ask("bash", "-euc", '. script/lib.sh; . lab/podman.sh; printf %s "${CONTAINERS_CONF-}"')
+    if conf:
+        os.environ["CONTAINERS_CONF"] = conf
+
+
 def up(lab: str, inventory: str | None) -> None:
+    prepare_podman()
     servers = servers_of(lab, read_inventory(inventory))
     for image in sorted({server.image for server in servers}):
         subprocess.run([ROOT / "lab" / "image.sh", image], check=True)
@@ -207,6 +216,7 @@ def up(lab: str, inventory: str | None) -> None:
 
 
 def down(lab: str) -> None:
+    prepare_podman()
     if present := containers_of(lab):
         run("podman", "rm", "--force", "--time", "0", *sorted(present))
     if network_exists(f"{PREFIX}{lab}"):
@@ -215,23 +225,29 @@ def down(lab: str) -> None:
         file.unlink(missing_ok=True)
 
 
+def urls(inventory: str | None) -> None:
+    """Print a line for each app on each server that publishes the HTTPS port: app, server, URL, path of its health."""
+    for name, values in sorted(read_inventory(inventory).items()):
+        if base := values.get("lab_publish", {}).get("443"):
+            port = base + int(values["address"].rpartition(".")[2])
+            for app in values.get("apps", []):
+                print(app["name"], name, f"https://{app['domains'][0]}:{port}", app.get("health_path", "/"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Start or remove the servers that an inventory names.")
-    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("action", choices=["up", "down", "urls"])
     parser.add_argument("--lab", default="lab", help="the lab's name: the lab, or a molecule scenario")
     parser.add_argument("--inventory", help="default: that of ansible.cfg")
     arguments = parser.parse_args()
 
-    # What lab/podman.sh found necessary here.
-    conf = ROOT / ".lab" / "containers.conf"
-    ask("bash", "-euc", ". script/lib.sh; . lab/podman.sh")
-    if conf.exists() and conf.stat().st_size:
-        os.environ.setdefault("CONTAINERS_CONF", str(conf))
-
-    if arguments.action == "up":
-        up(arguments.lab, arguments.inventory)
-    else:
-        down(arguments.lab)
+    match arguments.action:
+        case "up":
+            up(arguments.lab, arguments.inventory)
+        case "down":
+            down(arguments.lab)
+        case "urls":
+            urls(arguments.inventory)
 
 
 if __name__ == "__main__":
