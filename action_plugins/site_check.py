@@ -304,7 +304,8 @@ def shown(number: int, entry: dict[str, Any], files: InventoryFiles) -> str:
     """Return one problem as the lines that a person reads."""
     place = f"{files.place(entry['path'])}: " if entry["path"] else ""
     target = f"in {files.place(entry['mend_path'])} " if entry.get("mend_path") else ""
-    return f"{number}. {place}{entry['problem']}\n   To mend: {target}{entry['mend']}"
+    more = f"\n   Or run: script/secrets {short(files.directories[0])}" if entry.get("generated") else ""
+    return f"{number}. {place}{entry['problem']}\n   To mend: {target}{entry['mend']}{more}"
 
 
 def filtered(name: str, *arguments: Any) -> list[dict[str, Any]]:

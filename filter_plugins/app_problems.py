@@ -17,7 +17,7 @@ description:
 options:
   _input:
     description: >-
-      The list of apps. A value that could not be worked out is C({'__unresolved__': 'why'}); it is passed over here.
+      The list of apps. A value that could not be worked out is a mapping with C(__unresolved__); it is passed over.
     type: list
     elements: dict
     required: true

@@ -15,7 +15,7 @@ short_description: Every mistake in a site's hosts and values at once
 description:
   - Looks at a whole site as the inventory describes it and returns what is wrong with it, apart from the list of apps
     (see P(app_problems#filter)). An empty list means that it is right.
-  - Does no I/O. A value that could not be worked out is C({'__unresolved__': 'why'}); it is reported with its reason.
+  - Does no I/O. A value that could not be worked out is a mapping with C(__unresolved__), the reason.
 options:
   _input:
     description: >-
@@ -36,7 +36,8 @@ RETURN = r"""
 _value:
   description: >-
     One mapping a problem. C(path) leads to the value, C(problem) says what is wrong, C(mend) the line that mends it,
-    and C(mend_path), where there is one, leads to the place of that line.
+    and C(mend_path), where there is one, leads to the place of that line. C(generated) is true for a secret that
+    script/secrets makes.
   type: list
   elements: dict
 """
@@ -83,6 +84,7 @@ CONNECTION_KEYS = (
 # Values that a site sets and that no role lists as an option of its own.
 SITE_NAMES = ("apps", "vault_redis_password", "vault_database_passwords")
 SECRET_LENGTH = 16
+RANDOM = "<32 random letters and digits>"
 PLACEHOLDER = re.compile(
     r"^\W*$|change.?(me|it|this)|replace.?(me|it|this)|fill.?(me|it|this).?in|your.?(password|secret|key|token)|"
     r"placeholder|^(password|passwort|secret|example|default|dummy|todo|tbd|xxx+|test|none|null|redis|postgres)\d*$|^<.*>$",
@@ -133,8 +135,8 @@ Problem = dict[str, Any]
 Path = list[Any]
 
 
-def problem(path: Path, text: str, mend: str, mend_path: Path | None = None) -> Problem:
-    return {"path": path, "problem": text, "mend": mend, **({"mend_path": mend_path} if mend_path else {})}
+def problem(path: Path, text: str, mend: str, **more: Any) -> Problem:
+    return {"path": path, "problem": text, "mend": mend, **more}
 
 
 def unresolved(value: Any) -> bool:
@@ -381,28 +383,37 @@ def host_key(name: str) -> str | None:
 
 def unresolved_problems(site: dict[str, Any]) -> Iterator[Problem]:
     """Values that refer to something which is not set, or that cannot be worked out."""
-    apps = site["values"].get("apps")
     for path, reason in walk_unresolved(site["values"], []):
-        what = describe_path(path, apps)
-        if re.search("decrypt|vault", reason, re.IGNORECASE) and "undefined" not in reason:
+        what = describe_path(path, site["values"].get("apps"))
+        missing = re.search(r"'([A-Za-z_]\w*)' is undefined", reason)
+        file = re.search(r"file '([^']+)'.*not (?:found|exist)|could not locate file.*: (\S+)", reason, re.IGNORECASE)
+        if missing:
+            yield missing_problem(site, path, what, missing.group(1))
+        elif file:
+            name = file.group(1) or file.group(2)
+            mend = "run  script/up  which makes it" if "/.lab/" in name else "make it, or correct its name"
+            yield problem(path, f"{what} needs the file {name}, which does not exist", mend)
+        elif re.search("decrypt|vault (secret|password|format)", reason, re.IGNORECASE):
             mend = "give the right password:  --vault-password-file <file>  or  --ask-vault-pass"
             yield problem(path, f"{what} cannot be decrypted", mend)
-            continue
-        missing = re.search(r"'([A-Za-z_]\w*)' is undefined", reason)
-        if not missing:
-            yield problem(path, f"{what} cannot be worked out: {reason}", "mend the expression between {{ and }}")
-            continue
-        name = missing.group(1)
-        match = nearest(name, [item for item in site.get("names", []) if item != path[0]], 0.8)
-        hint = f' Did you mean "{match}"?' if match else ""
-        if match and match.startswith("vault_") == name.startswith("vault_"):
-            mend, place = f"write  {match}  in place of  {name}", None
         else:
-            mend, place = (
-                f"write  {name}: {'<32 random letters and digits>' if name.startswith('vault_') else '…'}",
-                [name],
-            )
-        yield problem(path, f"{what} refers to {name}, which is not set.{hint}", mend, place)
+            yield problem(path, f"{what} cannot be worked out: {reason}", "mend the expression between {{ and }}")
+
+
+def missing_problem(site: dict[str, Any], path: Path, what: str, name: str) -> Problem:
+    text, apps = f"{what} refers to {name}, which is not set.", site["values"].get("apps")
+    match = nearest(name, [item for item in site.get("names", []) if item != path[0]], 0.8)
+    if match and match.startswith("vault_") == name.startswith("vault_") and same_app(name, match, apps):
+        return problem(path, f'{text} Did you mean "{match}"?', f"write  {match}  in place of  {name}")
+    value = RANDOM if name.startswith("vault_") else "…"
+    generated = bool(re.fullmatch(r"vault_\w*secret_key\w*", name))
+    return problem(path, text, f"write  {name}: {value}", mend_path=[name], generated=generated)
+
+
+def same_app(name: str, other: str, apps: Any) -> bool:
+    """Say whether two names speak of the same app: one app's secret is no near miss for another's."""
+    words = [str(app.get("name")).replace("-", "_") for app in apps or [] if isinstance(app, dict)]
+    return all((f"_{word}_" in f"{name}_") == (f"_{word}_" in f"{other}_") for word in words)
 
 
 def walk_unresolved(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
@@ -567,11 +578,12 @@ def secret_problems(site: dict[str, Any]) -> Iterator[Problem]:
             if passwords is None
             else f"is {kind(passwords) if passwords in ([], True, False) else 'not names with values'}"
         )
-        lines = ", ".join(f"{app}: <32 random letters and digits>" for app in databases or ["shop"])
+        lines = ", ".join(f"{app}: {RANDOM}" for app in databases or ["shop"])
         yield problem(
             ["vault_database_passwords"],
             f"vault_database_passwords {text}",
             f"write  vault_database_passwords: {{{lines}}}",
+            generated=True,
         )
     for path, value in owned.items():
         if not unresolved(value):
@@ -605,14 +617,13 @@ def misspelt_vault_problems(names: list[str]) -> Iterator[Problem]:
 
 def owned_secret_problems(path: tuple[Any, ...], value: Any, names: list[str]) -> Iterator[Problem]:
     label, key = ".".join(map(str, path)), path[-1]
-    mend = f"write  {key}: <32 random letters and digits>"
+    mend = f"write  {key}: {RANDOM}"
     if value is None or value == "":
         if len(path) == 1 and key not in names and nearest_unused(key, names):
             return
         whose = f'the database password of app "{key}"' if len(path) > 1 else f"the secret {label}"
-        yield problem(
-            list(path), f"{whose} is missing", f"{mend}{'  below vault_database_passwords' if len(path) > 1 else ''}"
-        )
+        below = "  below vault_database_passwords" if len(path) > 1 else ""
+        yield problem(list(path), f"{whose} is missing", f"{mend}{below}", generated=True)
     elif not isinstance(value, str):
         yield problem(list(path), f"the secret {label} is not text", f'write it in quotes:  {key}: "…"')
     elif PLACEHOLDER.search(value):
@@ -672,9 +683,7 @@ def twice_problems(values: dict[str, Any], owned: dict[tuple[Any, ...], Any]) ->
         if len(paths) > 1 and ours:
             last = ours[-1]
             names = " and ".join(".".join(map(str, path)) for path in paths)
-            yield problem(
-                list(last), f"{names} are the same secret", f"write another  {last[-1]}: <32 random letters and digits>"
-            )
+            yield problem(list(last), f"{names} are the same secret", f"write another  {last[-1]}: {RANDOM}")
 
 
 def site_problems(site: dict[str, Any]) -> list[Problem]:

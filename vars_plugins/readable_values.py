@@ -36,7 +36,7 @@ class VarsModule(BaseVarsPlugin):
             CHECKED.add(path)
             start = Path(path) if Path(path).is_dir() else Path(path).parent
             files = [file for kind in ("group_vars", "host_vars") for file in sorted((start / kind).rglob("*"))]
-            faults = [fault(loader, file) for file in files if file.suffix in ("", ".yml", ".yaml", ".json")]
+            faults = [fault(loader, start, file) for file in files if file.suffix in ("", ".yml", ".yaml", ".json")]
             found = [text for text in faults if text]
             if found:
                 count = "1 file" if len(found) == 1 else f"{len(found)} files"
@@ -44,7 +44,7 @@ class VarsModule(BaseVarsPlugin):
         return {}
 
 
-def fault(loader: Any, file: Path) -> str | None:
+def fault(loader: Any, site: Path, file: Path) -> str | None:
     """Return why a file cannot be read, and what mends it."""
     if not file.is_file() or file.name.startswith("."):
         return None
@@ -57,15 +57,24 @@ def fault(loader: Any, file: Path) -> str | None:
         if encrypted and ("vault" in str(error).lower() or "decrypt" in str(error).lower()):
             return (
                 f"{short(file)}: the vault password is missing or wrong, or the file is damaged\n"
-                "   To mend: add  --ask-vault-pass  to the command, or write the password to a file that only you can"
-                " read and add  --vault-password-file <that file>  (or set ANSIBLE_VAULT_PASSWORD_FILE)\n"
-                f"   To try a password: ansible-vault view {short(file)}"
+                f"   To mend: {mending(site)}\n   To try a password: ansible-vault view {short(file)}"
             )
         line = getattr(getattr(error, "obj", None), "line_num", None)
         place = f"{short(file)}:{line}" if line else short(file)
         reason = str(getattr(error, "message", error)).removeprefix("YAML parsing failed: ").splitlines()[0]
         return f"{place}: {reason}\n   To mend: correct that line, or the one before it; YAML indents with spaces only"
     return None
+
+
+def mending(site: Path) -> str:
+    # Where script/secrets keeps the password that it makes.
+    made = Path(f".vault-password-{site.resolve().name}")
+    if made.is_file():
+        return f"run  export ANSIBLE_VAULT_PASSWORD_FILE={made}"
+    return (
+        "add  --ask-vault-pass  to the command, or write the password to a file that only you can read"
+        " and run  export ANSIBLE_VAULT_PASSWORD_FILE=<that file>"
+    )
 
 
 def short(path: Path) -> str:
