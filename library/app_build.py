@@ -238,7 +238,7 @@ class Build:
         system = self.must("ask for the version of python3", [SYSTEM_PYTHON, "-c", script]).strip()
         if wanted == "system" or f"{system}.".startswith(f"{wanted}."):
             return SYSTEM_PYTHON
-        code, _out, said = self.run_as_app(f"uv python install --quiet --no-bin {shlex.quote(wanted)}")
+        code, _out, said = self.run_as_app(f"uv python install --no-bin {shlex.quote(wanted)}")
         if code != 0:
             raise BuildError(
                 f"this host's python3 is {system}, and Python {wanted} could not be fetched: {last_line(said)}. "
@@ -322,7 +322,7 @@ def find_wsgi_module(directory: Path) -> str | None:
 
 def last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "no reason given"
+    return lines[-1].strip().removeprefix("cause: ") if lines else "no reason given"
 
 
 def last_lines(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A roll restarts what runs on something else, one instance after the other, and goes back when one does not come up."""
+"""A roll restarts what runs on something else, one instance at a time, and goes back when one stays down."""
 
 import hashlib
 import http.server
