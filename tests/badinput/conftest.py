@@ -94,8 +94,6 @@ class Site:
         command = [BIN / "ansible-playbook", "-i", self.directory, *arguments, playbook]
         plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
         settings = {
-            "ANSIBLE_VARS_PLUGINS": str(ROOT / "vars_plugins"),
-            "ANSIBLE_VARS_ENABLED": "readable_values,host_group_vars",
             "ANSIBLE_SSH_EXECUTABLE": str(self.ssh),
             "ANSIBLE_NOCOLOR": "1",
             **environment,

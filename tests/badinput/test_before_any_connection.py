@@ -1,5 +1,6 @@
 """A site with mistakes is refused with all of them at once, within seconds, and no server hears of it."""
 
+import re
 import socket
 import subprocess
 
@@ -99,6 +100,18 @@ def test_a_tab_in_a_file_is_refused_with_its_line(site):
 def test_a_key_written_twice_is_refused_with_its_line(site):
     site.edit("group_vars/all/site.yml", "base_timezone: Etc/UTC\n", "base_timezone: Etc/UTC\nbase_timezone: Etc/UTC\n")
     assert_refused(site.play(), "site.yml:5", "base_timezone")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("    db1:", "\tdb1:"), ("db:\n  hosts:\n", "db:\n  hosts:\n    db1: {ansible_host: 203.0.113.9}\n")],
+    ids=["tab", "twice"],
+)
+def test_a_list_of_hosts_that_cannot_be_read_is_refused_with_its_line(site, old, new):
+    site.edit("hosts.yml", old, new)
+    run = site.play()
+    assert_refused(run)
+    assert re.search(r"Origin: \S+/hosts.yml:[67]:", run.text), run.text
 
 
 def test_lines_that_end_as_on_windows_do_no_harm(site):
