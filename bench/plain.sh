@@ -23,7 +23,8 @@ install_packages() {
   put /etc/postgresql-common/createcluster.d/plain.conf <<<"initdb_options = '--data-checksums --encoding=UTF8 --locale=C.UTF-8'"
   # As the playbooks have it: a service first starts on its own configuration, instead of starting twice.
   put /usr/sbin/policy-rc.d 0755 <<<$'#!/bin/sh\nexit 101'
-  apt-get update -qq
+  # The playbooks' rule: lists of the last day will do.
+  [ -n "$(find /var/lib/apt/lists -maxdepth 0 -mtime -1)" ] || apt-get update -qq
   apt-get install -qq --no-install-recommends "${packages[@]}" >/dev/null
   rm /usr/sbin/policy-rc.d
 }
