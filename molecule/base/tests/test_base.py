@@ -1,0 +1,40 @@
+"""What every host has after the role base."""
+
+
+def test_the_operator_is_root_by_sudo_without_a_password(host):
+    with host.sudo("operator"):
+        assert host.check_output("sudo --non-interactive id --user --name") == "root"
+
+
+def test_the_operator_has_no_password_to_guess(host):
+    assert host.check_output("getent shadow operator").split(":")[1] in ("*", "!")
+
+
+def test_another_account_gets_no_sudo(host):
+    with host.sudo("nobody"):
+        assert host.run("sudo --non-interactive true").rc != 0
+
+
+def test_only_the_declared_keys_open_the_operators_account(host):
+    declared = host.ansible.get_variables()["base_operator_keys"]
+    assert host.file("/home/operator/.ssh/authorized_keys").content_string.splitlines() == sorted(declared)
+
+
+def test_the_keys_are_the_operators_alone(host):
+    keys = host.file("/home/operator/.ssh/authorized_keys")
+    assert (keys.user, keys.mode) == ("operator", 0o600)
+
+
+def test_programs_see_utf8_and_the_time_zone(host):
+    assert host.check_output("bash --login -c 'locale charmap'") == "UTF-8"
+    assert host.check_output("date +%Z") == "UTC"
+
+
+def test_the_journal_runs_with_its_limit(host):
+    """The figure is the running journald's own word, from when it started."""
+    log = host.check_output("journalctl --no-pager --output=cat --identifier=systemd-journald --grep='max '")
+    assert "max 512M" in log.splitlines()[-1]
+
+
+def test_a_killed_install_leaves_services_startable(host):
+    assert not host.file("/usr/sbin/policy-rc.d").exists

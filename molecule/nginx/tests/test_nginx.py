@@ -1,0 +1,135 @@
+"""The web server as a visitor sees it. An instance of the app is played by Python's http.server where one is needed."""
+
+import json
+import time
+
+import pytest
+
+SITE = "probe.example"
+BACKEND = """
+import http.server, json
+class Echo(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = json.dumps({"path": self.path, "headers": dict(self.headers)}).encode()
+        self.send_response(200); self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body))); self.end_headers(); self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Echo).serve_forever()
+"""
+
+
+def curl(host, *words):
+    marks = " ".join(["%s"] * len(words))
+    return host.run(
+        f"curl --silent --insecure --max-time 10 --resolve {SITE}:443:127.0.0.1 --resolve {SITE}:80:127.0.0.1 {marks}",
+        *words,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def app(host):
+    """Run an app that answers with the request that it got, on the second port alone; the first refuses connections."""
+    host.check_output("systemd-run --unit=echo python3 -c %s", BACKEND.replace("PORT", "8001"))
+    deadline = time.monotonic() + 10
+    while not host.socket("tcp://127.0.0.1:8001").is_listening:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield
+    host.check_output("systemctl stop echo")
+
+
+def seen_by_app(host, *words):
+    return json.loads(curl(host, *words, f"https://{SITE}/page?x=1").stdout)
+
+
+def test_http_is_redirected_to_https(host):
+    answer = curl(host, "--head", f"http://{SITE}/page").stdout
+    assert "301" in answer.splitlines()[0]
+    assert f"Location: https://{SITE}/page" in answer
+
+
+def test_http2_is_spoken(host):
+    assert curl(host, "--output", "/dev/null", "--write-out", "%{http_version}", f"https://{SITE}/").stdout == "2"
+
+
+def test_an_instance_that_is_down_costs_no_request(host):
+    codes = {
+        curl(host, "--output", "/dev/null", "--write-out", "%{http_code}", f"https://{SITE}/").stdout for _ in range(10)
+    }
+    assert codes == {"200"}
+
+
+def test_the_app_learns_the_real_client_and_scheme(host):
+    headers = seen_by_app(host)["headers"]
+    assert headers["Host"] == SITE
+    assert headers["X-Forwarded-Proto"] == "https"
+    assert headers["X-Forwarded-For"] == "127.0.0.1"
+
+
+def test_a_client_cannot_forge_its_address_or_scheme(host):
+    headers = seen_by_app(host, "--header", "X-Forwarded-For: 192.0.2.99", "--header", "X-Forwarded-Proto: http")[
+        "headers"
+    ]
+    assert headers["X-Forwarded-For"] == "127.0.0.1"
+    assert headers["X-Forwarded-Proto"] == "https"
+
+
+def test_a_request_has_the_same_id_for_the_client_the_app_and_the_log(host):
+    answer = curl(host, "--include", f"https://{SITE}/page")
+    head, body = answer.stdout.replace("\r", "").split("\n\n", 1)
+    given = next(line.split(": ")[1] for line in head.splitlines() if line.lower().startswith("x-request-id"))
+    assert json.loads(body)["headers"]["X-Request-ID"] == given
+    assert given in host.file("/var/log/nginx/access.log").content_string
+
+
+def test_a_large_text_is_compressed(host):
+    padding = "a" * 3000
+    answer = curl(
+        host, "--head", "--request", "GET", "--header", "Accept-Encoding: gzip", f"https://{SITE}/?{padding}"
+    ).stdout
+    assert "content-encoding: gzip" in answer.lower()
+
+
+def test_static_files_come_from_the_release_without_the_app(host):
+    host.check_output(
+        "mkdir -p /srv/www/probe/current/staticfiles && echo body > /srv/www/probe/current/staticfiles/a.css"
+    )
+    assert curl(host, f"https://{SITE}/static/a.css").stdout == "body\n"
+
+
+def test_a_static_file_that_was_not_collected_is_asked_of_the_app(host):
+    assert json.loads(curl(host, f"https://{SITE}/static/missing.css").stdout)["path"] == "/static/missing.css"
+
+
+def test_nothing_outside_the_static_files_is_reachable_by_a_path(host):
+    host.check_output("mkdir -p /srv/www/probe/current/staticfiles && echo secret > /srv/www/probe/current/settings.py")
+    answer = curl(host, "--path-as-is", f"https://{SITE}/static/../settings.py")
+    assert "secret" not in answer.stdout
+    assert "secret" not in curl(host, "--path-as-is", f"https://{SITE}/static../settings.py").stdout
+
+
+def test_another_name_gets_no_certificate_and_no_answer(host):
+    assert host.run("curl --silent --insecure --resolve other.example:443:127.0.0.1 https://other.example/").rc == 35
+    assert host.run("curl --silent --header 'Host: other.example' http://127.0.0.1/").rc == 52
+
+
+def test_too_large_a_body_is_refused(host):
+    host.check_output("truncate --size=40M /tmp/large")
+    answer = curl(
+        host, "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@/tmp/large", f"https://{SITE}/"
+    )
+    assert answer.stdout == "413"
+
+
+def test_the_key_is_readable_by_root_alone(host):
+    key = host.file("/etc/ssl/private/probe.key")
+    assert (key.user, key.mode) == ("root", 0o600)
+
+
+def test_a_killed_master_comes_back_and_no_old_worker_keeps_the_port(host):
+    host.check_output("kill -9 $(systemctl show --property=MainPID --value nginx)")
+    deadline = time.monotonic() + 15
+    while "301" not in curl(host, "--head", f"http://{SITE}/").stdout:
+        assert time.monotonic() < deadline, "nginx did not come back"
+        time.sleep(0.3)
+    assert host.check_output("pgrep --count --full 'nginx: master'") == "1"

@@ -1,0 +1,72 @@
+"""The connection pool as an app sees it."""
+
+import time
+
+import pytest
+
+QUERY = "SELECT current_user, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+
+
+CLIENT = "psql --host=127.0.0.1 --port=6432 --no-align --tuples-only"
+
+
+@pytest.fixture
+def database_password(host):
+    return host.ansible.get_variables()["vault_database_passwords"]["probe"]
+
+
+def connect(host, password, query=QUERY, database="probe"):
+    command = f"PGCONNECT_TIMEOUT=5 PGPASSWORD=%s {CLIENT} --username=probe --command=%s %s"
+    return host.run(command, password, query, database)
+
+
+def test_an_app_reaches_its_database_encrypted_and_as_itself(host, database_password):
+    assert connect(host, database_password).stdout.strip() == "probe|t"
+
+
+def test_a_wrong_password_is_refused(host):
+    refused = connect(host, "wrong")
+    assert refused.rc != 0
+    assert "authentication failed" in refused.stderr
+
+
+def test_a_database_that_no_app_owns_is_refused(host, database_password):
+    assert connect(host, database_password, database="postgres").rc != 0
+
+
+def test_many_clients_share_few_server_connections(host, database_password):
+    client = f"{CLIENT} --username=probe --command='SELECT pg_sleep(0.2)' probe"
+    together = f"for number in $(seq 60); do {client} & done; wait"
+    host.check_output("PGPASSWORD=%s bash -c %s", database_password, together)
+    used = host.check_output(
+        "psql --username=postgres --no-align --tuples-only --command=%s postgres",
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = 'probe'",
+    )
+    assert 0 < int(used) <= 20
+
+
+def test_no_password_is_on_disk_in_clear(host, database_password):
+    assert database_password not in host.file("/etc/pgbouncer/userlist.txt").content_string
+    with host.sudo("nobody"):
+        assert host.run("cat /etc/pgbouncer/userlist.txt").rc != 0
+
+
+def test_an_app_is_no_administrator_of_the_pool(host, database_password):
+    assert connect(host, database_password, "SHOW CONFIG", database="pgbouncer").rc != 0
+
+
+def test_it_comes_back_after_a_kill(host, database_password):
+    host.check_output("kill -9 $(systemctl show --property=MainPID --value pgbouncer)")
+    deadline = time.monotonic() + 15
+    while connect(host, database_password).rc != 0:
+        assert time.monotonic() < deadline, "pgbouncer did not come back"
+        time.sleep(0.3)
+
+
+def test_a_change_of_primary_is_a_reload_that_keeps_the_clients(host, database_password):
+    """A client that is connected before the reload goes on afterwards, on the same connection."""
+    before = host.check_output("systemctl show --property=MainPID --value pgbouncer")
+    client = f"{CLIENT} --username=probe --command='SELECT pg_sleep(2)' --command='SELECT 7' probe"
+    script = f"{client} & sleep 0.5; systemctl reload pgbouncer; wait"
+    assert host.check_output("PGPASSWORD=%s bash -c %s", database_password, script).split()[-1] == "7"
+    assert host.check_output("systemctl show --property=MainPID --value pgbouncer") == before
