@@ -200,16 +200,16 @@ class Roll:
         self.removed: set[str] = set()
         self.log_starts: dict[str, int] = {}
 
-    @property
-    def current(self) -> str | None:
-        link = self.home / "current"
-        return link.resolve().name if link.is_dir() else None
+    def at(self, link: str) -> str | None:
+        """Return the release that a link points at."""
+        path = self.home / link
+        return path.resolve().name if path.is_dir() else None
 
-    def point_at(self, release: str) -> None:
-        temporary = self.home / ".current"
+    def point(self, link: str, release: str) -> None:
+        temporary = self.home / ".link"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(f"releases/{release}")
-        temporary.rename(self.home / "current")
+        temporary.rename(self.home / link)
 
     def wanted(self) -> dict[str, Any]:
         code, out, said = self.module.run_command([APP_RUN, self.app, "--release", self.release, "--state"])
@@ -315,12 +315,11 @@ class Roll:
 
     def roll(self) -> None:
         self.supervisor.wait()
-        before = self.current
         self.added, self.changed, self.removed = self.supervisor.differences()
-        if before != self.release:
+        if self.at("current") != self.release:
             self.actions.append(f"current: {self.release}")
             if not self.module.check_mode:
-                self.point_at(self.release)
+                self.point("current", self.release)
         wanted = self.wanted()
         webs = [program for program in self.programs if program["type"] == "web"]
         others = [program for program in self.programs if program["type"] != "web"]
@@ -328,7 +327,7 @@ class Roll:
             for group in [*([web] for web in webs), others]:
                 self.renew(group, wanted)
         except RollError as problem:
-            raise RollError(self.go_back(problem, before)) from None
+            raise RollError(self.go_back(problem)) from None
         for name in sorted(self.removed):
             self.actions.append(f"{name}: removed")
         if not self.module.check_mode:
@@ -349,9 +348,11 @@ class Roll:
             self.restart(stale)
 
     def remember(self) -> None:
-        """Keep the environment that the app was last seen to work with."""
+        """Keep the release and the environment that the app was last seen to work with."""
         if not self.env_is_as_served:
             self.copy_env("env", ".env.served")
+        if self.at(".served") != self.release:
+            self.point(".served", self.release)
 
     @property
     def env_is_as_served(self) -> bool:
@@ -369,17 +370,18 @@ class Roll:
         shutil.chown(temporary, "root", self.app)
         temporary.rename(self.home / target)
 
-    def go_back(self, problem: RollError, before: str | None) -> str:
-        """Go back to what served before, and return the whole story."""
+    def go_back(self, problem: RollError) -> str:
+        """Go back to what was last seen to work, and return the whole story."""
+        before = self.at(".served")
         story = [f"{self.app}: release {self.release} does not work on this host: {problem}."]
         log = self.log_end(problem.program) if problem.program else f"See {LOGS / self.app}."
-        if before is None or not (self.home / ".env.served").exists():
+        if before is None:
             story.append("There is no earlier release to go back to.")
         elif before == self.release and self.env_is_as_served:
             story.append("It is the release, with the config, that served before: there is nothing to go back to.")
         else:
             try:
-                self.point_at(before)
+                self.point("current", before)
                 if not self.env_is_as_served:
                     self.copy_env(".env.served", "env")
                 self.restart_each(self.touched)

@@ -49,7 +49,7 @@ class Host:
     def serves(self):
         return {name: (process["release"], process["env"]) for name, process in self.running.items()}
 
-    def roll(self, release, check_mode=False, timeout=1, programs=PROGRAMS):
+    def roll(self, release, check_mode=False, timeout=0.05, programs=PROGRAMS):
         params = {"app": "shop", "home": str(self.home), "release": release, "programs": programs}
         params |= {"health_path": "/health", "health_host": "shop.example", "health_timeout": timeout}
         module = type("Module", (), {"params": params, "check_mode": check_mode, "run_command": self.state})()
@@ -188,6 +188,15 @@ def test_a_release_that_does_not_come_up_leaves_the_old_one_serving(host):
     assert host.serves == dict.fromkeys(host.wanted, ("r1", host.env))
     assert host.running["shop-web-2"]["pid"] == untouched
     assert host.roll("r1") == []
+
+
+def test_a_release_on_which_a_roll_was_interrupted_is_none_to_go_back_to(host):
+    host.roll("r1")
+    (host.home / "current").unlink()
+    (host.home / "current").symlink_to("releases/bad")
+    with pytest.raises(RollError, match="Release r1 serves again"):
+        host.roll("bad")
+    assert host.serves == dict.fromkeys(host.wanted, ("r1", host.env))
 
 
 def test_a_config_that_does_not_work_leaves_the_old_one_serving(host):
