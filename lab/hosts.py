@@ -7,6 +7,7 @@ It prints every podman command that changes something. Called again it starts wh
 
 Of a host it reads, literally: address, ansible_port, and where given memory_mib, lab_image (trixie, bookworm, and
 these -baked) and lab_publish ({port: base}, published on 127.0.0.1 at base plus the address's last number).
+LAB_RELEASE=bookworm has every trixie be a bookworm instead.
 The network is the /24 around the addresses, and fd00:10:90:7::/64 stands beside 10.90.7.0/24.
 """
 
@@ -50,6 +51,11 @@ class Server:
         return f"{PREFIX}{self.lab}-{self.name}"
 
     @property
+    def mac_address(self) -> str:
+        """The same after a restart, as a server's is; with a new one its neighbours would look for the old for 40 s."""
+        return ":".join(f"{octet:02x}" for octet in (2, 0, *self.address.packed))
+
+    @property
     def options(self) -> list[str]:
         """Arguments of podman run, the image at the end."""
         network, last = f"{PREFIX}{self.lab}", int(str(self.address).rpartition(".")[2])
@@ -59,7 +65,7 @@ class Server:
             *("--systemd=always", "--restart=always", "--shm-size", "1g"),
             # AppArmor's profile for containers would forbid the mounts that systemd's sandboxes are made of.
             *("--cap-add", CAPABILITIES, "--security-opt", "apparmor=unconfined"),
-            *("--network", f"{network}:ip={self.address},ip6={ipv6_prefix(self.address)}{last}"),
+            *("--network", f"{network}:ip={self.address},ip6={ipv6_prefix(self.address)}{last},mac={self.mac_address}"),
             *("--volume", f"{KEY}.pub:/etc/ssh/lab_authorized_keys:ro"),
         ]
         for port, outside in sorted(ports.items()):
@@ -83,8 +89,8 @@ def ipv6_prefix(address: ipaddress.IPv4Address) -> str:
     return "fd00:{}:{}:{}::".format(*str(address).split("."))
 
 
-def servers_of(lab: str, hostvars: dict[str, dict[str, Any]]) -> list[Server]:
-    """Read the servers of an inventory from what ansible-inventory says of its hosts."""
+def servers_of(lab: str, hostvars: dict[str, dict[str, Any]], release: str = "trixie") -> list[Server]:
+    """Read the servers of an inventory from what ansible-inventory says of its hosts; all on one release if asked."""
     servers = []
     for name, values in sorted(hostvars.items()):
         missing = [key for key in ("address", "ansible_port") if key not in values]
@@ -96,7 +102,7 @@ def servers_of(lab: str, hostvars: dict[str, dict[str, Any]]) -> list[Server]:
                 name=name,
                 address=ipaddress.IPv4Address(values["address"]),
                 ssh_port=int(values["ansible_port"]),
-                image=values.get("lab_image", "trixie"),
+                image=values.get("lab_image", "trixie").replace("trixie", release),
                 memory_mib=values.get("memory_mib"),
                 publish=values.get("lab_publish", {}),
             )
@@ -194,7 +200,7 @@ def prepare_podman() -> None:
 
 def up(lab: str, inventory: str | None) -> None:
     prepare_podman()
-    servers = servers_of(lab, read_inventory(inventory))
+    servers = servers_of(lab, read_inventory(inventory), os.environ.get("LAB_RELEASE", "trixie"))
     for image in sorted({server.image for server in servers}):
         subprocess.run([ROOT / "lab" / "image.sh", image], check=True)
 

@@ -12,6 +12,11 @@ def pytest_configure():
     os.chdir(Path(__file__).resolve().parent.parent)
 
 
+def pytest_collection_modifyitems(items):
+    """A scenario's own tests come first: the shared ones end by killing every service."""
+    items.sort(key=lambda item: "shared" in item.path.parts)
+
+
 @pytest.fixture
 def eventually():
     """Call a check until it holds, and fail with what it last said."""

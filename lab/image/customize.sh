@@ -24,6 +24,10 @@ EOT
 # A container's /tmp is there already; a second one over it has hidden files that Ansible had just put there.
 ln -sf /dev/null "$tree/etc/systemd/system/tmp.mount"
 
+# Nobody sits at a console to be asked; each of these would use up one of the machine's few inotify instances.
+ln -sf /dev/null "$tree/etc/systemd/system/systemd-ask-password-console.path"
+ln -sf /dev/null "$tree/etc/systemd/system/systemd-ask-password-wall.path"
+
 # Nothing in a lab needs to survive a power cut between two packages.
 put /etc/dpkg/dpkg.cfg.d/lab <<<force-unsafe-io
 

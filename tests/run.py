@@ -1,0 +1,151 @@
+"""Runs the parts of script/test, says how long each took, and counts what passed and failed."""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / ".lab" / "test"
+# A log is for reading.
+PLAIN = {"NO_COLOR": "1", "PY_COLORS": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+SUMMARY = re.compile(r"^\d+ (?:passed|failed|errors?)\b.*$", re.MULTILINE)
+NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
+# The site takes as long as the roles together, so two scenarios at a time keep two cores busy and never meet on a port.
+SITE = "site"
+
+
+@dataclass
+class Result:
+    """What a part came to."""
+
+    name: str
+    passed: int
+    failed: int
+    seconds: float
+
+    def __str__(self) -> str:
+        verdict = "FAILED" if self.failed else "ok"
+        return f"{verdict:6} {self.name:24} {self.passed:5} passed {self.failed:3} failed {self.seconds:6.0f} s"
+
+
+def count(log: str, code: int, at_least: int = 0) -> tuple[int, int]:
+    """Count by the last line that counts; failing without a word of what is one failure."""
+    lines = SUMMARY.findall(log)
+    numbers = {word.rstrip("s"): int(number) for number, word in NUMBER.findall(lines[-1])} if lines else {}
+    failed = numbers.get("failed", 0) + numbers.get("error", 0)
+    passed = numbers.get("passed", at_least if code == 0 else 0)
+    return passed, failed or int(code != 0)
+
+
+def run(name: str, command: list[str], environment: dict[str, str] | None = None, *, show: bool) -> tuple[str, int]:
+    """Run a command, keep what it says in a log, and show it at once or only when it fails."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | PLAIN | (environment or {})
+    lines = []
+    with (LOGS / f"{name.replace(' ', '-')}.log").open("w") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for line in process.stdout:
+            lines.append(line)
+            log.write(line)
+            if show:
+                print(line, end="", flush=True)
+        code = process.wait()
+    text = "".join(lines)
+    if code and not show:
+        print(f"{text}\n{name}: {' '.join(command)} ended with {code}", flush=True)
+    return text, code
+
+
+def part(name: str, command: list[str], at_least: int = 0) -> Result:
+    print(f"\n== {name}: {' '.join(command)}", flush=True)
+    begin = time.monotonic()
+    text, code = run(name, command, show=True)
+    return Result(name, *count(text, code, at_least), time.monotonic() - begin)
+
+
+def lint() -> Iterator[Result]:
+    yield part("lint", ["script/lint"])
+
+
+def unit() -> Iterator[Result]:
+    yield part("unit", ["pytest", "tests/unit"])
+
+
+def badinput() -> Iterator[Result]:
+    yield part("badinput", ["pytest", "tests/badinput", "--numprocesses=2"])
+
+
+def syntax() -> Iterator[Result]:
+    playbooks = ["site.yml", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "playbooks").glob("*.yml"))]
+    for inventory in sorted((ROOT / "inventory").iterdir()):
+        command = ["ansible-playbook", "--syntax-check", f"--inventory=inventory/{inventory.name}", *playbooks]
+        yield part(f"syntax {inventory.name}", command, len(playbooks))
+
+
+def scenario(name: str, release: str) -> Result:
+    """Take a scenario through create, converge, idempotence, verify and destroy; idempotence counts as a test."""
+    begin = time.monotonic()
+    print(f"       molecule {name} {release}", flush=True)
+    command = ["molecule", "test", "--scenario-name", name]
+    text, code = run(f"molecule {name} {release}", command, {"LAB_RELEASE": release}, show=False)
+    passed, failed = count(text, code)
+    passed += len(re.findall(r"idempotence.*Executed: Successful", text.partition("\nDETAILS")[0]))
+    result = Result(f"{name} {release}", passed, failed, time.monotonic() - begin)
+    print(result, flush=True)
+    return result
+
+
+def molecule(name: str | None, release: str | None) -> list[Result]:
+    names = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+    if name:
+        lanes = [[(name, release or "trixie")]]
+    else:
+        lanes = [
+            [(SITE, "trixie"), (SITE, "bookworm")],
+            [(other, "trixie") for other in names if other != SITE],
+        ]
+    print("\n== molecule: logs in .lab/test", flush=True)
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        return [result for lane in pool.map(lambda lane: [scenario(*one) for one in lane], lanes) for result in lane]
+
+
+def main() -> None:
+    parts = {"lint": lint, "unit": unit, "syntax": syntax, "badinput": badinput, "molecule": molecule}
+    parser = argparse.ArgumentParser(prog="script/test")
+    parser.add_argument("part", nargs="?", choices=list(parts))
+    parser.add_argument("scenario", nargs="?", help="of molecule")
+    parser.add_argument("release", nargs="?", choices=["trixie", "bookworm"])
+    arguments = parser.parse_args()
+
+    begin = time.monotonic()
+    results = []
+    for name, function in parts.items():
+        if arguments.part in (None, name):
+            results += function(arguments.scenario, arguments.release) if function is molecule else function()
+
+    print()
+    for result in results:
+        print(result)
+    print(f"\nin {time.monotonic() - begin:.0f} s")
+    failed = sum(result.failed for result in results)
+    print(f"{sum(result.passed for result in results)} passed, {failed} failed")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
