@@ -176,7 +176,7 @@ def running_values(host):
         "pgbouncer": next(
             line.split("|")[1]
             for line in web.check_output(
-                "runuser -u postgres -- psql -At -h /run/postgresql -p 6432 pgbouncer -c 'SHOW CONFIG'"
+                "runuser -u postgres -- psql -At -h /run/postgresql -p 6432 -U pgbouncer pgbouncer -c 'SHOW CONFIG'"
             ).splitlines()
             if line.startswith("default_pool_size|")
         ),
