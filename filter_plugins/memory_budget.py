@@ -200,7 +200,8 @@ def memory_budget(
     if spare < 0:
         raise AnsibleFilterError(_too_much(host, total_mib, least, known))
     added, workers = _spare_shared_out(spare, cpus, least, known)
-    parts = [_grown(part, added.get(part.name, 0)) for part in least]
+    grown = {part.name: part for app in known for part in _parts_of_app(app, workers)}
+    parts = [grown.get(part.name, part._replace(mib=part.mib + added.get(part.name, 0))) for part in least]
     free = total_mib - sum(part.mib for part in parts)
     parts.append(Part("free", "free", free, "for the page cache"))
     return {
@@ -270,7 +271,7 @@ def _least_parts(
     if huge_pages:
         parts.append(Part("huge pages", "huge pages", huge_pages, "set aside by the kernel for other programs"))
     parts += [_least_part(name, cpus, own, connections) for name in SERVICES if name in services]
-    return parts + [part for app in apps for part in _least_of_app(app)]
+    return parts + [part for app in apps for part in _parts_of_app(app, 1)]
 
 
 def _least_part(name: str, cpus: int, own: Mapping[str, int], connections: int) -> Part:
@@ -289,9 +290,9 @@ def _least_part(name: str, cpus: int, own: Mapping[str, int], connections: int) 
     return Part(name, words, sizes[name], reasons[name])
 
 
-def _least_of_app(app: App) -> Iterable[Part]:
+def _parts_of_app(app: App, workers: int) -> Iterable[Part]:
     if app.web:
-        workers = app.workers or 1
+        workers = app.workers or workers
         reason = f"{app.web} x {workers} workers of {app.process} MiB"
         own = "WEB_CONCURRENCY" if app.workers else ""
         yield Part(f"{app.name} web", f"the web processes of {app.name}", app.web_mib(workers), reason, own)
@@ -302,7 +303,7 @@ def _least_of_app(app: App) -> Iterable[Part]:
 
 
 def _spare_shared_out(spare: int, cpus: int, least: Sequence[Part], apps: Sequence[App]) -> tuple[dict[str, int], int]:
-    """Return what each part gets beyond its least, and the workers of each web instance.
+    """Return what each service gets beyond its least, and the workers of each web instance.
 
     Each share is taken from what the one before it left: a sum of shares, each rounded, could leave PostgreSQL a MiB
     less on a host that has a MiB more.
@@ -323,16 +324,7 @@ def _spare_shared_out(spare: int, cpus: int, least: Sequence[Part], apps: Sequen
     if "postgresql" in growing:
         added["postgresql"] = max(spare // 2, spare - (wanted - 1) * step)
         spare -= added["postgresql"]
-    more = min(wanted - 1, spare // step) if step else 0
-    for app in elastic:
-        added[f"{app.name} web"] = app.web * app.process * more
-    return added, 1 + more
-
-
-def _grown(part: Part, more: int) -> Part:
-    if not more:
-        return part
-    return part._replace(mib=part.mib + more)
+    return added, 1 + (min(wanted - 1, spare // step) if step else 0)
 
 
 def _roles(parts: Sequence[Part]) -> dict[str, int]:

@@ -64,7 +64,8 @@ options:
     default: {}
   own:
     description:
-      - Your own settings, by name. They win. Where the sum cannot hold with them, C(warnings) says so.
+      - Your own settings, by name. They win. Only C(work_mem) makes room for them, and where that is not enough
+        C(warnings) says so.
     type: dict
     default: {}
 seealso:
@@ -405,13 +406,14 @@ def _fits(server: Server) -> bool:
 
 
 def _planned(server: Server) -> Sizes:
-    """Share out what the processes and the user's own sizes leave. Where that is nothing, the sizes are too small."""
+    """Share out what the processes leave. The user's own sizes take from work_mem alone, and never from the others."""
     nothing = dict.fromkeys(UNITS, 0)
-    left = max(server.part - sum(_uses(server, nothing | server.sizes).values()), 0)
-    sizes = nothing | {"shared_buffers": _buffers(server, left)} | server.sizes
-    sizes["wal_buffers"] = server.sizes.get("wal_buffers", min(max(sizes["shared_buffers"] * 3 // 100, 64), 16 * MIB))
+    left = max(server.part - sum(_uses(server, nothing).values()), 0)
+    sizes = nothing | {"shared_buffers": _buffers(server, left)}
     for name, share in (("maintenance_work_mem", 8), ("autovacuum_work_mem", 16)):
-        sizes[name] = server.sizes.get(name, min(server.most[name], left // share))
+        sizes[name] = min(server.most[name], left // share)
+    sizes |= server.sizes
+    sizes["wal_buffers"] = server.sizes.get("wal_buffers", min(max(sizes["shared_buffers"] * 3 // 100, 64), 16 * MIB))
     if "work_mem" not in server.sizes:
         rest = server.part - sum(_uses(server, sizes).values())
         sizes["work_mem"] = max(min(server.most["work_mem"], int(rest / (server.actives * server.multiplier))), 0)

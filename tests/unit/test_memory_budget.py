@@ -133,6 +133,13 @@ def test_each_web_instance_gets_the_workers_that_cpus_and_memory_allow(total, cp
     assert budget(total, WEB, *apps, cpus=cpus)["web_concurrency"] == workers
 
 
+def test_each_part_says_what_it_is_for():
+    reasons = {part["name"]: part["reason"] for part in budget(2048, ALL, SHOP)["parts"]}
+    assert reasons["shop web"] == "2 x 2 workers of 64 MiB"
+    assert reasons["shop worker"] == "1 x 64 MiB"
+    assert reasons["postgresql"] == "for 30 connections"
+
+
 def test_what_you_give_stands_and_is_marked():
     result = budget(4096, ALL, SHOP, own={"postgresql": 1000, "redis": 100, "memcached": 50, "system": 300})
     assert result["postgresql_mib"] == result["mib"]["postgresql"] == 1000

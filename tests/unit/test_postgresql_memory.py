@@ -127,17 +127,20 @@ def test_autovacuum_follows_maintenance_when_you_say_so():
     assert result["settings"]["autovacuum_work_mem"] == 100 * MIB
 
 
-def test_the_rest_makes_room_for_your_own():
+def test_work_mem_makes_room_for_your_own_and_nothing_else_does():
+    without = postgresql_memory(4096, connections=50)["settings"]
     result = postgresql_memory(4096, connections=50, own={"shared_buffers": "2GB"})
     assert result["warnings"] == []
     assert sum(result["uses"].values()) <= 4096 * MIB
-    assert result["settings"]["work_mem"] < postgresql_memory(4096, connections=50)["settings"]["work_mem"]
+    assert result["settings"]["work_mem"] < without["work_mem"]
+    for name in ("maintenance_work_mem", "autovacuum_work_mem"):
+        assert result["settings"][name] == without[name]
 
 
 def test_your_own_wins_over_the_sum_and_the_sum_is_told():
     without = postgresql_memory(4096, connections=50)["settings"]
-    result = postgresql_memory(4096, connections=50, own={"work_mem": "64MB"})
-    assert result["settings"] == {**without, "work_mem": 64 * MIB}
+    result = postgresql_memory(4096, connections=50, own={"work_mem": "32MB"})
+    assert result["settings"] == {**without, "work_mem": 32 * MIB}
     (warning,) = result["warnings"]
     assert re.fullmatch(
         r"with your own work_mem a busy server takes \d+ MiB, and its part of the host is 4096 MiB", warning
