@@ -409,15 +409,26 @@ def _planned(server: Server) -> Sizes:
     """Share out what the processes leave. The user's own sizes take from work_mem alone, and never from the others."""
     nothing = dict.fromkeys(UNITS, 0)
     left = max(server.part - sum(_uses(server, nothing).values()), 0)
-    sizes = nothing | {"shared_buffers": _buffers(server, left)}
+    sizes = nothing | {"shared_buffers": _rounded(_buffers(server, left))}
     for name, share in (("maintenance_work_mem", 8), ("autovacuum_work_mem", 16)):
         sizes[name] = min(server.most[name], left // share)
     sizes |= server.sizes
-    sizes["wal_buffers"] = server.sizes.get("wal_buffers", min(max(sizes["shared_buffers"] * 3 // 100, 64), 16 * MIB))
+    sizes["wal_buffers"] = server.sizes.get("wal_buffers", _wal_buffers(sizes["shared_buffers"]))
     if "work_mem" not in server.sizes:
         rest = server.part - sum(_uses(server, sizes).values())
         sizes["work_mem"] = max(min(server.most["work_mem"], int(rest / (server.actives * server.multiplier))), 0)
     return sizes
+
+
+def _rounded(buffers: int) -> int:
+    """Return whole MiB, which read better; on the smallest hosts whole pages, as the server would round it."""
+    step = MIB if buffers >= 128 * MIB else 8
+    return buffers // step * step
+
+
+def _wal_buffers(buffers: int) -> int:
+    """Return 3 % in whole pages, as the server would round it, at most one segment."""
+    return min(max(buffers * 3 // 100 // 8 * 8, 64), 16 * MIB)
 
 
 def _buffers(server: Server, left: int) -> int:

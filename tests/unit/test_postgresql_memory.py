@@ -186,6 +186,23 @@ def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(name, value, m
     assert str(refusal.value).startswith(message)
 
 
+@pytest.mark.parametrize("workload", ["web", "dw", "desktop"])
+@pytest.mark.parametrize(("connections", "cpus"), [(15, 1), (30, 2), (110, 8), (1010, 64)])
+def test_every_part_from_the_least_on_is_enough(connections, cpus, workload):
+    least = least_mib(connections, cpus)
+    for memory_mib in range(least, least + 40):
+        assert postgresql_memory(memory_mib, cpus=cpus, connections=connections, workload=workload)["counts"]
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "printed"), [(100, 8), (500, 8), (511, 8), (512, 1024), (513, 1024), (2047, 1024)]
+)
+def test_shared_buffers_are_whole_pages_or_whole_mib(memory_mib, printed):
+    sizes = postgresql_memory(memory_mib, connections=10)["settings"]
+    assert sizes["shared_buffers"] % printed == 0
+    assert sizes["wal_buffers"] % 8 == 0
+
+
 @pytest.mark.parametrize(("connections", "cpus"), [(15, 1), (30, 2), (110, 8), (1010, 64)])
 def test_the_least_part_is_enough_and_one_mib_less_is_refused_with_the_figure(connections, cpus):
     least = least_mib(connections, cpus)
