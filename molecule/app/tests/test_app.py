@@ -50,11 +50,12 @@ def pids(host):
 
 
 def workers(host, master):
-    return host.check_output("ps -o pid= --ppid %s", str(master)).split()
+    # ps and pgrep call it a failure to find none.
+    return host.run("ps -o pid= --ppid %s", str(master)).stdout.split()
 
 
 def gunicorns(host, user):
-    return host.check_output("pgrep --count --full --uid %s gunicorn", user)
+    return int(host.run("pgrep --count --full --uid %s gunicorn", user).stdout)
 
 
 def eventually(condition, seconds):
@@ -139,7 +140,7 @@ def test_a_killed_instance_comes_back_with_one_set_of_workers(host):
     eventually(lambda: len(workers(host, pid(host, "probe-web-1"))) == 2, 5)
     assert ask(host)["values"] == digest(VALUES)
     # Two masters with two workers each.
-    assert gunicorns(host, "probe") == "6"
+    assert gunicorns(host, "probe") == 6
 
 
 def test_a_killed_supervisor_comes_back_with_one_set_of_processes(host):
@@ -147,7 +148,7 @@ def test_a_killed_supervisor_comes_back_with_one_set_of_processes(host):
     host.check_output("kill -9 $(systemctl show --property=MainPID --value supervisor)")
     eventually(lambda: host.run("supervisorctl pid probe-web-1").stdout.strip().isdecimal(), 10)
     eventually(lambda: host.run("python3 -c %s", ASK.format(8001, "/health")).rc == 0, 10)
-    eventually(lambda: gunicorns(host, "probe") == "6", 10)
+    eventually(lambda: gunicorns(host, "probe") == 6, 10)
     assert not set(pids(host).values()) & set(before.values())
 
 
