@@ -124,8 +124,19 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
         return [result for lane in pool.map(lambda lane: [scenario(*one) for one in lane], lanes) for result in lane]
 
 
+def lab() -> Iterator[Result]:
+    """Do what a newcomer does, twice, and look at the site in a browser; a lab that was up before stays up."""
+    was_up = (ROOT / ".lab" / "ssh" / "lab").exists()
+    yield part("up", ["script/up"], at_least=1)
+    urls = subprocess.run(["lab/hosts.py", "urls"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    yield part("browser", ["script/browser-test", urls.split()[2]])
+    yield part("up again", ["script/up"], at_least=1)
+    if not was_up:
+        run("down", ["lab/hosts.py", "down"], show=False)
+
+
 def main() -> None:
-    parts = {"lint": lint, "unit": unit, "syntax": syntax, "badinput": badinput, "molecule": molecule}
+    parts = {"lint": lint, "unit": unit, "syntax": syntax, "badinput": badinput, "molecule": molecule, "lab": lab}
     parser = argparse.ArgumentParser(prog="script/test")
     parser.add_argument("part", nargs="?", choices=list(parts))
     parser.add_argument("scenario", nargs="?", help="of molecule")
