@@ -47,6 +47,12 @@ def host(on):
     return testinfra.get_host(f"ansible://{on}")
 
 
+@pytest.fixture(autouse=True)
+def recovered(host, service, eventually):
+    """Let it come back first from what a scenario's own tests did to it."""
+    eventually(lambda: show(host, service.unit)["ActiveState"] == "active", seconds=30)
+
+
 def show(host, unit):
     """What systemd knows of a unit; of a pattern, of the unit that it matches."""
     wanted = "Id,ActiveState,UnitFileState,MainPID"
