@@ -15,6 +15,8 @@ import pytest
 import testinfra
 
 testinfra_hosts = ["ansible://outsider"]
+# pytest would move a test without the host behind those with it, and then the order is lost.
+pytestmark = pytest.mark.usefixtures("host")
 
 DOMAIN = "errorlog.example"
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "site")
