@@ -264,7 +264,8 @@ def main() -> None:
     finally:
         for lab in (SITE, PLAIN, USUAL):
             servers_down(lab)
-    text = f"{heading} Medians of {count} rounds, with the lowest and the highest.\n\n{table(rounds)}"
+    kind = f"Medians of {count} rounds, with the lowest and the highest." if count > 1 else "One round."
+    text = f"{heading} {kind}\n\n{table(rounds)}"
     print(f"\n{text}")
     if not arguments.no_write:
         write_section("converge", text)
