@@ -1,5 +1,14 @@
 """What every host has after the role base."""
 
+import subprocess
+
+HOLD_LOCK = """
+import fcntl, time
+with open("/var/lib/dpkg/lock-frontend", "w") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    time.sleep(6)
+"""
+
 
 def test_the_operator_is_root_by_sudo_without_a_password(host):
     with host.sudo("operator"):
@@ -38,3 +47,15 @@ def test_the_journal_runs_with_its_limit(host):
 
 def test_a_killed_install_leaves_services_startable(host):
     assert not host.file("/usr/sbin/policy-rc.d").exists
+
+
+def test_an_interrupted_install_and_a_held_lock_are_overcome(host):
+    """What a power cut in the middle of an install leaves, while a first boot's update still holds the lock."""
+    host.check_output("apt-get remove --quiet --yes logrotate")
+    host.check_output("touch /var/lib/dpkg/updates/0001")
+    assert "dpkg was interrupted" in host.run("apt-get install --yes logrotate").stderr
+    host.check_output("systemd-run --unit=lock-holder python3 -c %s", HOLD_LOCK)
+    done = subprocess.run(["ansible-playbook", "playbooks/base.yml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert host.run("logrotate --version").rc == 0
+    assert host.check_output("ls /var/lib/dpkg/updates") == ""
