@@ -6,12 +6,15 @@ import subprocess
 
 import pytest
 
+# No benchmark: that nobody waits for a server that keeps silent. On a quiet machine each takes 2 to 8 s.
+PATIENCE_SECONDS = 40
+
 
 def assert_refused(run, *says):
     """Assert that the whole of each text stands in one of the problems, or in the message where there is no list."""
     assert run.code != 0, run.text
     assert run.connections == "", run.text
-    assert run.seconds < 10
+    assert run.seconds < PATIENCE_SECONDS
     places = run.problems or [run.text]
     missing = [words for words in says if not any(words in place for place in places)]
     assert missing == [], run.text
@@ -80,7 +83,7 @@ def test_a_vault_that_does_not_open_is_named_and_stays_closed(site, password):
     assert_refused(
         run, site.path("group_vars/all/vault.yml"), "the vault password is missing or wrong", "--ask-vault-pass"
     )
-    assert run.seconds < 5
+    assert run.seconds < PATIENCE_SECONDS
     assert "w9FhJk2LmNpQr5StVxYz" not in run.text
 
 
