@@ -110,7 +110,8 @@ def test_nothing_outside_the_static_files_is_reachable_by_a_path(host):
 
 def test_another_name_gets_no_certificate_and_no_answer(host):
     assert host.run("curl --silent --insecure --resolve other.example:443:127.0.0.1 https://other.example/").rc == 35
-    assert host.run("curl --silent --header 'Host: other.example' http://127.0.0.1/").rc == 52
+    closed_or_reset = (52, 56)
+    assert host.run("curl --silent --header 'Host: other.example' http://127.0.0.1/").rc in closed_or_reset
 
 
 def test_too_large_a_body_is_refused(host):
