@@ -78,5 +78,6 @@ else
   run podman commit --quiet --change 'CMD ["/sbin/init"]' --change "LABEL offramp.recipe=$recipe" "$builder" "$image" >/dev/null
   podman rm "$builder" >/dev/null
 fi
-# What the new one replaced, unless a server still runs on it.
-podman image prune --force --filter label=offramp.recipe >/dev/null
+# What the new one replaced goes, except where a server still runs on it.
+podman images --quiet --filter dangling=true --filter label=offramp.recipe |
+  xargs --no-run-if-empty --max-args=1 podman rmi >/dev/null 2>&1 || true

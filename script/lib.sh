@@ -56,7 +56,7 @@ apt_ensure() {
 
 # Installs what makes the lab's servers: podman with a network, and what builds their image.
 lab_packages() {
-  local packages=(aardvark-dns ca-certificates curl git iptables mmdebstrap netavark openssh-client podman)
+  local packages=(aardvark-dns ca-certificates curl debian-archive-keyring git iptables mmdebstrap netavark openssh-client podman)
   if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
     packages+=(crun)
   else

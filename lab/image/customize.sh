@@ -21,6 +21,9 @@ ExecStartPre=/usr/bin/ssh-keygen -A
 ExecStartPre=/usr/sbin/sshd -t
 EOT
 
+# podman started from a login gives its containers that login's id, and they lack the capability to change it.
+sed -i '/pam_loginuid/s/required/optional/' "$tree"/etc/pam.d/*
+
 # A container's /tmp is there already; a second one over it has hidden files that Ansible had just put there.
 ln -sf /dev/null "$tree/etc/systemd/system/tmp.mount"
 
