@@ -113,9 +113,9 @@ def servers_of(lab: str, hostvars: dict[str, dict[str, Any]], release: str = "tr
     return servers
 
 
-def ask(*command: str | Path, check: bool = True) -> str:
+def ask(*command: str | Path) -> str:
     """Return what a command says."""
-    return subprocess.run(command, cwd=ROOT, check=check, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def network_exists(network: str) -> bool:
@@ -142,6 +142,14 @@ def containers_of(lab: str) -> dict[str, dict[str, Any]]:
     return {container["Names"][0]: container for container in json.loads(listing or "[]")}
 
 
+def refuse_those_of_another_checkout(present: dict[str, dict[str, Any]]) -> None:
+    """Two checkouts on one machine use the same names: neither may pull the other's servers from under it."""
+    for name, container in present.items():
+        root = Path(container["Labels"].get("offramp.root", ROOT))
+        if root != ROOT and root.exists():
+            raise SystemExit(f"{name} belongs to the checkout in {root}: run script/down there first")
+
+
 def start(server: Server, present: dict[str, Any] | None) -> str:
     """Have the server running, and return its line of known_hosts."""
     if present and present["Labels"].get("offramp.spec") != server.spec:
@@ -149,23 +157,22 @@ def start(server: Server, present: dict[str, Any] | None) -> str:
         run("podman", "rm", "--force", "--time", "0", server.container)
         present = None
     if not present:
-        run("podman", "run", "--detach", "--label", f"offramp.spec={server.spec}", *server.options)
+        labels = "--label", f"offramp.root={ROOT}", "--label", f"offramp.spec={server.spec}"
+        run("podman", "run", "--detach", *labels, *server.options)
     elif present["State"] != "running":
         run("podman", "start", server.container)
 
+    # Over podman, not over the network: so the key needs no trust.
+    look = "systemctl is-system-running; cat /etc/ssh/ssh_host_ed25519_key.pub"
     deadline = time.monotonic() + START_SECONDS
     state = key = ""
     while not (state in ("running", "degraded") and key):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{server.name}: not up after {START_SECONDS} s: systemd says {state or 'nothing'}")
         time.sleep(0.2)
-        # Over podman, not over the network: so the key needs no trust.
-        answer = ask(
-            *("podman", "exec", server.container, "sh", "-c"),
-            "exec 2>/dev/null; systemctl is-system-running; cat /etc/ssh/ssh_host_ed25519_key.pub",
-            check=False,
-        )
-        state, _, key = answer.partition("\n")
+        command = ["podman", "exec", server.container, "sh", "-c", look]
+        answer = subprocess.run(command, check=False, capture_output=True, text=True)
+        state, _, key = answer.stdout.strip().partition("\n")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{server.name}: not up after {START_SECONDS} s: {state} {answer.stderr}")
     if state == "degraded":
         print(ask("podman", "exec", server.container, "systemctl", "--failed", "--no-legend"), file=sys.stderr)
     return f"[127.0.0.1]:{server.ssh_port} {' '.join(key.split()[:2])}\n"
@@ -200,6 +207,8 @@ def prepare_podman() -> None:
 
 def up(lab: str, inventory: str | None) -> None:
     prepare_podman()
+    present = containers_of(lab)
+    refuse_those_of_another_checkout(present)
     servers = servers_of(lab, read_inventory(inventory), os.environ.get("LAB_RELEASE", "trixie"))
     for image in sorted({server.image for server in servers}):
         subprocess.run([ROOT / "lab" / "image.sh", image], check=True)
@@ -215,7 +224,6 @@ def up(lab: str, inventory: str | None) -> None:
         subnets = "--subnet", str(ipv4_subnet(address)), "--ipv6", "--subnet", f"{ipv6_prefix(address)}/64"
         run("podman", "network", "create", "--label", f"offramp.lab={lab}", *subnets, network)
 
-    present = containers_of(lab)
     with ThreadPoolExecutor(len(servers)) as pool:
         known_hosts = list(pool.map(lambda server: start(server, present.get(server.container)), servers))
     write_ssh_config(lab, servers, known_hosts)
@@ -224,6 +232,7 @@ def up(lab: str, inventory: str | None) -> None:
 def down(lab: str) -> None:
     prepare_podman()
     if present := containers_of(lab):
+        refuse_those_of_another_checkout(present)
         run("podman", "rm", "--force", "--time", "0", *sorted(present))
     if network_exists(f"{PREFIX}{lab}"):
         run("podman", "network", "rm", f"{PREFIX}{lab}")

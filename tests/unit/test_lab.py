@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.hosts import servers_of
+from lab.hosts import refuse_those_of_another_checkout, servers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 WEB1 = {"address": "10.90.7.11", "ansible_port": 22011}
@@ -72,6 +72,16 @@ def test_hosts_in_two_networks_are_refused():
     hosts = {"web1": WEB1, "db1": {"address": "10.90.8.21", "ansible_port": 22021}}
     with pytest.raises(SystemExit, match="share one /24"):
         servers_of("lab", hosts)
+
+
+def test_the_servers_of_another_checkout_are_left_alone(tmp_path):
+    theirs = {"offramp-lab-web1": {"Labels": {"offramp.root": str(tmp_path)}}}
+    with pytest.raises(SystemExit, match=f"offramp-lab-web1 belongs to the checkout in {tmp_path}"):
+        refuse_those_of_another_checkout(theirs)
+
+
+def test_the_servers_of_a_checkout_that_is_gone_may_be_taken(tmp_path):
+    refuse_those_of_another_checkout({"offramp-lab-web1": {"Labels": {"offramp.root": f"{tmp_path}/gone"}}})
 
 
 SCENARIOS = [path.parent for path in ROOT.glob("molecule/*/molecule.yml")]
