@@ -20,7 +20,8 @@ description:
   - Inbound is dropped unless declared; loopback, answers, and the ICMP that path MTU and IPv6 need stay open.
   - The rules are tested by C(iptables-restore --test) and loaded in one transaction, without a flush, so that there is
     no moment open or shut. Chains of others (fail2ban, container engines) are left alone.
-  - Compares with what the kernel has loaded, and not only with the file; the file is what the next boot loads.
+  - Compares with what the kernel has loaded, and not only with the file; the file is what the next boot loads, by
+    Debian's C(netfilter-persistent), which is kept enabled.
 options:
   declarations:
     description:
@@ -49,9 +50,14 @@ changed_families:
   type: list
   elements: str
   returned: always
+boot_enabled:
+  description: Whether loading at boot had to be enabled.
+  type: bool
+  returned: always
 """
 
 CHAIN = "OFFRAMP"
+BOOT_UNIT = "netfilter-persistent.service"
 FAMILIES = {
     "ipv4": {"version": 4, "restore": "iptables-restore", "list": "iptables", "file": "/etc/iptables/rules.v4"},
     "ipv6": {"version": 6, "restore": "ip6tables-restore", "list": "ip6tables", "file": "/etc/iptables/rules.v6"},
@@ -178,6 +184,17 @@ class Family:
         }
 
 
+def enable_at_boot(module: AnsibleModule) -> bool:
+    """Have the rules loaded at boot; return whether that had to be changed."""
+    if module.run_command(["systemctl", "is-enabled", BOOT_UNIT])[0] == 0:
+        return False
+    if not module.check_mode:
+        code, _out, error = module.run_command(["systemctl", "enable", BOOT_UNIT])
+        if code != 0:
+            module.fail_json(msg=f"systemctl enable {BOOT_UNIT}: {error.strip()}")
+    return True
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -200,7 +217,12 @@ def main() -> None:
             family.test()
         for family in changed:
             family.load()
-    result: dict[str, Any] = {"changed": bool(changed), "changed_families": [family.name for family in changed]}
+    boot_enabled = enable_at_boot(module)
+    result: dict[str, Any] = {
+        "changed": bool(changed) or boot_enabled,
+        "changed_families": [family.name for family in changed],
+        "boot_enabled": boot_enabled,
+    }
     if module._diff:
         result["diff"] = [family.diff() for family in changed]
     module.exit_json(**result)

@@ -86,13 +86,19 @@ def test_the_next_boot_loads_what_is_loaded_now(host, tool, family):
 
 
 def test_a_hole_made_by_hand_is_seen_and_closed(host, addresses):
-    host.check_output("iptables -I OFFRAMP 1 -p tcp --dport %s -j ACCEPT", UNDECLARED)
+    host.check_output("iptables -I OFFRAMP 1 -p tcp --dport %s -j ACCEPT", str(UNDECLARED))
     outsider = another("outsider")
     assert reaches(outsider, addresses["ipv4"], UNDECLARED)
     assert f"--dport {UNDECLARED}" in converge("--check", "--diff").stdout
     assert reaches(outsider, addresses["ipv4"], UNDECLARED)
     assert converge().returncode == 0
     assert not reaches(outsider, addresses["ipv4"], UNDECLARED)
+
+
+def test_loading_at_boot_that_was_switched_off_is_switched_on_again(host):
+    host.check_output("systemctl disable netfilter-persistent")
+    assert converge().returncode == 0
+    assert host.check_output("systemctl is-enabled netfilter-persistent") == "enabled"
 
 
 def test_chains_of_others_survive(host):
