@@ -11,18 +11,15 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_facts import host_facts, memory_mib, read, release
 
 DOCUMENTATION = r"""
 module: server_check
 short_description: Look at a server in one round trip and change nothing
 description:
-  - Returns what the preflight has to know about a server, and leaves the few facts that the roles use, under the names
-    that M(ansible.builtin.setup) gives them. C(memtotal_mb) honours the limit of a container.
-  - It replaces M(ansible.builtin.setup), which takes several times as long and does not look at ports, free space,
-    the clock and addresses.
+  - Returns what the preflight has to know about a server, and leaves the facts that M(host_facts) gathers.
 options:
   address:
     description: Address that the other servers use for this one.
@@ -51,30 +48,6 @@ report:
 
 DISK_PATHS = ("/", "/var", "/srv", tempfile.gettempdir())
 LISTENING = "0A"
-
-
-def read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def release() -> dict[str, str]:
-    """Return /etc/os-release as names and values."""
-    found = re.findall(r"^([A-Z_]+)=(.*)$", read("/etc/os-release"), re.MULTILINE)
-    return {name: value.strip().strip("\"'") for name, value in found}
-
-
-def memory_mib() -> int:
-    """Return the machine's memory, or a container's limit where that is less."""
-    total = re.search(r"^MemTotal:\s+(\d+)", read("/proc/meminfo"), re.MULTILINE)
-    sizes = [int(total.group(1)) // 1024] if total else []
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        limit = read(path).strip()
-        if limit.isdigit():
-            sizes.append(int(limit) // 1024**2)
-    return min(sizes, default=0)
 
 
 def free_mib() -> dict[str, int]:
@@ -146,30 +119,6 @@ def user_name(number: int) -> str:
         return str(number)
 
 
-def facts(system: dict[str, str], memory: int) -> dict[str, Any]:
-    """Return the facts that the roles use, as ansible.builtin.setup names them."""
-    version, point = system.get("VERSION_ID", ""), read("/etc/debian_version").strip()
-    return {
-        # A later play that gathers facts once a run has no need to.
-        "_ansible_facts_gathered": True,
-        "ansible_architecture": platform.machine(),
-        "ansible_distribution": system.get("ID", "").capitalize(),
-        "ansible_distribution_major_version": version.split(".")[0],
-        "ansible_distribution_release": system.get("VERSION_CODENAME", ""),
-        "ansible_distribution_version": point if point.startswith(f"{version}.") else version,
-        "ansible_hostname": platform.node().split(".")[0],
-        "ansible_kernel": platform.release(),
-        "ansible_memtotal_mb": memory,
-        "ansible_os_family": "Debian",
-        "ansible_pkg_mgr": "apt",
-        "ansible_processor_nproc": len(os.sched_getaffinity(0)),
-        "ansible_processor_vcpus": os.cpu_count() or 1,
-        "ansible_python_version": platform.python_version(),
-        "ansible_service_mgr": "systemd",
-        "ansible_system": "Linux",
-    }
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -178,7 +127,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    system, memory = release(), memory_mib()
+    system = release()
     report = {
         "addresses": addresses(),
         "architecture": platform.machine(),
@@ -186,7 +135,7 @@ def main() -> None:
         "free_mib": free_mib(),
         "installed": Path("/etc/offramp").is_dir(),
         "listeners": listeners(module.params["ports"]),
-        "memory_mib": memory,
+        "memory_mib": memory_mib(),
         "owns_address": owns(module.params["address"]),
         "root": os.geteuid() == 0,
         "system": {key: system.get(key, "") for key in ("ID", "VERSION_ID", "PRETTY_NAME")},
@@ -194,7 +143,8 @@ def main() -> None:
     }
     result = {"changed": False, "report": report}
     if system.get("ID") == "debian":
-        result["ansible_facts"] = facts(system, memory)
+        # A later play that gathers facts once a run has no need to.
+        result["ansible_facts"] = {**host_facts(), "_ansible_facts_gathered": True}
     module.exit_json(**result)
 
 

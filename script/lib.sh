@@ -4,6 +4,9 @@
 # The environment's own programs first: molecule and ansible-lint start ansible-playbook by name.
 export PATH="$PWD/.venv/bin:$PATH"
 
+# Ansible starts a process for each task, and each would compile every plugin anew.
+unset PYTHONDONTWRITEBYTECODE
+
 say() { printf '%s\n' "$*"; }
 
 die() {
