@@ -36,7 +36,6 @@ class ActionModule(ActionBase):
             "host": task_vars["inventory_hostname"],
             "memory_mib": self._task.args.get("memory_mib"),
             "port": self._option("port", 22),
-            "processes": sum(len(app["programs"]) for app in apps) if "web" in groups else 0,
             "programs": {str(port): name for group in groups for port, name in SERVICES.get(group, {}).items()},
             "target": self._option("host", task_vars["inventory_hostname"]),
             "user": self._option("remote_user", getpass.getuser()),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import filter_loader
 from ansible.release import __version__ as core_version
@@ -288,6 +289,22 @@ def role_options() -> dict[str, Any]:
     return options
 
 
+def budget_problems(host: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A host that promises more memory than it has, by the filter memory_budget."""
+    try:
+        values["memory_budget"]
+    except AnsibleError as error:
+        # Ansible heads the filter's own words with where it met them.
+        said = str(error)
+        said = said[max(said.find(f"{host} has "), 0) :]
+        text, _, mend = said.partition("\nTo mend it, ")
+        yield {
+            "path": ["hosts", host],
+            "problem": text.replace("\n", "\n   ").rstrip(":"),
+            "mend": mend or "correct the figure in memory_parts",
+        }
+
+
 def core_problem() -> dict[str, Any] | None:
     first, last = CORE_RANGE
     numbers = tuple(int(part) for part in re.findall(r"\d+", core_version)[:2])
@@ -382,4 +399,8 @@ class ActionModule(ActionBase):
 
     def _server_problems(self, task_vars: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for host in task_vars["ansible_play_hosts_all"]:
-            yield from task_vars["hostvars"][host]["server_check"]["problems"]
+            values = task_vars["hostvars"][host]
+            yield from values["server_check"]["problems"]
+            # Only a server that could be asked has memory to share out.
+            if "memtotal_mb" in values["ansible_facts"]:
+                yield from budget_problems(host, values)

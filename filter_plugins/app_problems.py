@@ -61,6 +61,7 @@ KEYS = {
     "health_path": "health_path: /health",
     "static_url": "static_url: /static/",
     "static_path": "static_path: staticfiles",
+    "process_mib": "process_mib: 96",
 }
 REQUIRED = ("name", "source")
 TEXT = ("name", "source", "version", "python", "health_path", "static_url", "static_path")
@@ -431,6 +432,13 @@ def check_port(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
         )
 
 
+def check_process_mib(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if number(value) is None or not 1 <= int(value) <= 2**20:
+        yield problem(
+            path, f"process_mib of {app} is {kind(value)}; it takes a number of MiB", f"write  {KEYS['process_mib']}"
+        )
+
+
 def check_health_path(path: list[Any], app: str, value: str) -> Iterator[Problem]:
     if not re.fullmatch(r"/[^\s\"'\\;{}$]*", value):
         better = "/" + re.sub(r"[\s\"'\\;{}$]", "", value).lstrip("/")
@@ -471,6 +479,7 @@ CHECKS: dict[str, Check] = {
     "health_path": check_health_path,
     "static_url": check_static_url,
     "static_path": check_static_path,
+    "process_mib": check_process_mib,
 }
 
 

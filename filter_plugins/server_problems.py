@@ -23,8 +23,8 @@ options:
   expected:
     description: >-
       What the site asks. C(host), C(target), C(port) and C(user) say how it is reached, C(groups) what it is,
-      C(address) how the others call it, C(memory_mib) what the inventory says of its memory, C(processes) how many
-      processes of apps it runs, C(programs) and C(users) who may listen on which port.
+      C(address) how the others call it, C(memory_mib) what the inventory says of its memory, C(programs) and
+      C(users) who may listen on which port.
     type: dict
     required: true
 """
@@ -45,9 +45,8 @@ _value:
 
 RELEASES = {"12": "bookworm", "13": "trixie"}
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-# Megabytes for the system, for what a group runs, and for each process of an app. A machine sold with 512 MiB reports
-# up to a tenth less.
-SYSTEM_MIB, GROUP_MIB, PROCESS_MIB, TOLERANCE = 192, {"web": 128, "db": 320}, 64, 0.9
+# A machine sold with 512 MiB reports up to a tenth less.
+TOLERANCE = 0.9
 # The packages and the first release of an app take the larger one; a server that has them needs room to write.
 FRESH_DISK_MIB, LATER_DISK_MIB, TEMPORARY_MIB = 1024, 256, 64
 DISK_PATHS = ("/", "/var", "/srv")
@@ -228,27 +227,15 @@ def system_problems(answer: Answer, expected: Answer) -> Iterator[Problem]:
 
 
 def size_problems(answer: Answer, expected: Answer) -> Iterator[Problem]:
-    """Too little memory or disk for what is asked."""
+    """Less memory than the inventory says, or too little disk. Whether the memory is enough, the budget says."""
     report = answer.get("report") or {}
     real, stated = report.get("memory_mib"), expected.get("memory_mib")
-    needed = SYSTEM_MIB + sum(GROUP_MIB[group] for group in expected["groups"]) + PROCESS_MIB * expected["processes"]
-    needed = max(needed, 512) if expected["groups"] else 0
     if real and stated and real < stated * TOLERANCE:
         yield problem(
             expected,
             "memory_mib",
             f"memory_mib says {stated}, and it has {real} MiB",
             "leave memory_mib out and the server is asked",
-        )
-    size = min(real or stated or needed, stated or real or needed)
-    if size < needed * TOLERANCE:
-        asked = " and ".join(f"the group {group}" for group in expected["groups"])
-        apps = f" and {expected['processes']} processes of apps" if expected["processes"] else ""
-        yield problem(
-            expected,
-            "memory_mib" if stated else None,
-            f"it has {size} MiB of memory; {asked}{apps} take {needed} MiB",
-            "take a larger server" + (", or fewer processes in apps" if apps else ""),
         )
     least = LATER_DISK_MIB if report.get("installed") else FRESH_DISK_MIB
     for path, free in report.get("free_mib", {}).items():

@@ -20,7 +20,8 @@ options:
   _input:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
-        C(processes), C(config), C(services), C(python), C(port), C(health_path), C(static_url) and C(static_path).
+        C(processes), C(config), C(services), C(python), C(port), C(health_path), C(static_url),
+        C(static_path) and C(process_mib).
     type: list
     elements: dict
     required: true
@@ -48,8 +49,8 @@ PORTS_AN_APP = 20
 SERVICES = ("postgresql", "redis", "memcached")
 
 # What an app in the inventory may say: the kind of each value, and the default where there is one. The preflight reads
-# this table too, so that a key is known everywhere or nowhere. The default of domains, processes and port depends on
-# the app and is filled in below.
+# this table too, so that a key is known everywhere or nowhere. Where none stands here, it
+# depends on the app and is filled in below.
 APP_KEYS: dict[str, dict[str, Any]] = {
     "name": {"kind": "string", "required": True},
     "source": {"kind": "string", "required": True},
@@ -63,6 +64,8 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "health_path": {"kind": "string", "default": "/"},
     "static_url": {"kind": "string", "default": "/static/"},
     "static_path": {"kind": "string", "default": "staticfiles"},
+    # Size of one process in MiB, where the usual one of the memory budget is wrong
+    "process_mib": {"kind": "number"},
 }
 
 # A longer name makes a bad system user, and a capital or an underscore an awkward database or file name.
@@ -103,6 +106,7 @@ def _complete(app: Any, position: int) -> dict[str, Any]:
     }
     name = full["name"]
     full.setdefault("port", FIRST_PORT + PORTS_AN_APP * position)
+    full.setdefault("process_mib", None)
     full["user"] = name
     full["home"] = f"{HOMES}/{name}"
     full["database"] = name.replace("-", "_")

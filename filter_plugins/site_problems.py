@@ -50,7 +50,7 @@ GROUP_SYNONYMS = {
     "web": {"app", "apps", "application", "frontend", "nginx", "www"},
     "db": {"database", "databases", "postgres", "postgresql", "primary", "redis", "sql"},
 }
-HOST_KEYS = ("address", "memory_mib", "cpus")
+HOST_KEYS = ("address", "memory_mib", "cpus", "memory_parts")
 CONNECTION_KEYS = (
     "ansible_become",
     "ansible_become_flags",
@@ -82,7 +82,7 @@ CONNECTION_KEYS = (
     "ansible_user",
 )
 # Values that a site sets and that no role lists as an option of its own.
-SITE_NAMES = ("apps", "vault_redis_password", "vault_database_passwords")
+SITE_NAMES = ("apps", "pool_size", "vault_redis_password", "vault_database_passwords")
 SECRET_LENGTH = 16
 RANDOM = "<32 random letters and digits>"
 PLACEHOLDER = re.compile(

@@ -14,7 +14,9 @@ every_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 
 
 def options(role: Path) -> dict[str, dict[str, Any]]:
-    return yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"].get("options", {})
+    """The options of all of a role's entry points."""
+    specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    return {name: option for entry in specs.values() for name, option in entry.get("options", {}).items()}
 
 
 def defaults(role: Path) -> dict[str, Any]:

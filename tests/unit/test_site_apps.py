@@ -29,6 +29,7 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "health_path": "/",
             "static_url": "/static/",
             "static_path": "staticfiles",
+            "process_mib": None,
             "user": "shop",
             "home": "/srv/www/shop",
             "database": "shop",

@@ -19,7 +19,7 @@ PROBE = """\
   tasks:
     - set_fact:
         left: "{{ ansible_facts }}"
-    - setup: {gather_subset: ["!all", "!min", distribution, hardware, pkg_mgr, platform, service_mgr]}
+    - ansible.builtin.setup: {gather_subset: ["!all", "!min", distribution, hardware, pkg_mgr, platform, service_mgr]}
       register: full
     - assert:
         that: left[item] == full.ansible_facts["ansible_" ~ item]
@@ -171,12 +171,23 @@ def test_a_full_disk_is_told(site):
 
 def test_too_little_memory_is_told(site):
     _code, _output, problems = play(site, "--limit", "web1", "-e", '{"memory_mib": 300}')
-    assert "it has 300 MiB of memory; the group web and 3 processes of apps take 512 MiB" in one_line(problems)
+    told = one_line(problems)
+    assert "web1 has 300 MiB of memory, and what is to run on it takes at least" in told
+    assert "nginx: " in told
+    assert "the web processes of probe: " in told
+    assert "To mend: write  processes: {web: 1" in told
+
+
+def test_a_figure_of_ones_own_that_is_too_large_is_told_with_the_one_that_fits(site):
+    _code, _output, problems = play(site, "--limit", "db1", "-e", '{"memory_parts": {"redis": 900}}')
+    told = one_line(problems)
+    assert re.search(r"redis: \d+ MiB \(your own figure\)", told)
+    assert re.search(r"To mend: write  redis: \d+  in memory_parts", told)
 
 
 def test_memory_that_is_not_there_is_told(site):
     _code, _output, problems = play(site, "--limit", "web1", "-e", '{"memory_mib": 4096}')
-    assert "memory_mib says 4096, and it has 512 MiB" in one_line(problems)
+    assert "memory_mib says 4096, and it has 1024 MiB" in one_line(problems)
 
 
 @pytest.mark.parametrize(
