@@ -136,7 +136,7 @@ def material() -> bytes:
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.add(ROOT / "examples" / APP, APP, filter=wanted)
         archive.add(ROOT / "bench/plain.sh", "plain.sh")
-        archive.add(ROOT / "roles/app/files/uv.txt", "uv.txt")
+        archive.add(ROOT / "roles/uv/files/uv.txt", "uv.txt")
     return buffer.getvalue()
 
 

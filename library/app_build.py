@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -52,12 +51,8 @@ options:
     type: list
     elements: str
     default: []
-  uv_requirements:
-    description: Requirements file on the host that names uv by version and hash.
-    type: path
-    required: true
   index_url:
-    description: Package index for pip and uv; empty for their own default.
+    description: Package index for uv; empty for their own default.
     type: str
     default: ""
 """
@@ -69,7 +64,6 @@ EXAMPLES = r"""
     home: /srv/www/shop
     release: 0a1b2c3d4e
     archive: .cache/sources/files-0a1b2c3d4e.tar.gz
-    uv_requirements: /etc/offramp/uv.txt
 """
 
 RETURN = r"""
@@ -87,6 +81,7 @@ archive_needed:
   returned: always
 """
 
+# Of role uv
 UV = Path("/opt/uv")
 APP_RUN = "/usr/local/bin/app-run"
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -123,12 +118,10 @@ class Build:
             "UV_PYTHON_INSTALL_DIR": f"{self.home}/.python",
             "UV_NO_PROGRESS": "1",
             "SSL_CERT_FILE": CERTIFICATES,
-            "PIP_CERT": CERTIFICATES,
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
         if module.params["index_url"]:
             # In the environment and not among the arguments, since it may hold a password.
-            self.environment["UV_DEFAULT_INDEX"] = self.environment["PIP_INDEX_URL"] = module.params["index_url"]
+            self.environment["UV_DEFAULT_INDEX"] = module.params["index_url"]
 
     @property
     def is_built(self) -> bool:
@@ -173,7 +166,6 @@ class Build:
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
             self.unpack(archive)
-            self.install_uv()
             self.install_packages()
             self.provide_server()
             self.check_processes()
@@ -193,20 +185,6 @@ class Build:
         shutil.chown(self.directory, self.app, self.app)
         # New times for all files: nginx tells two versions of a static file apart by time and size.
         self.as_app("unpack the source", "tar -xzm --no-same-owner", data=Path(archive).read_bytes())
-
-    def install_uv(self) -> None:
-        requirements = Path(self.module.params["uv_requirements"])
-        wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
-        note = UV / "requirements.sha256"
-        with Path(f"{UV}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if note.exists() and note.read_text() == wanted:
-                return
-            shutil.rmtree(UV, ignore_errors=True)
-            self.must("make an environment for uv", [SYSTEM_PYTHON, "-m", "venv", str(UV)])
-            install = ["install", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "-r"]
-            self.must("install uv", [f"{UV}/bin/pip", *install, str(requirements)])
-            note.write_text(wanted)
 
     def install_packages(self) -> None:
         has = {path.name for path in self.directory.iterdir()}
@@ -339,7 +317,6 @@ def main() -> None:
             "archive": {"type": "path"},
             "python": {"type": "str", "default": "system"},
             "processes": {"type": "list", "elements": "str", "default": []},
-            "uv_requirements": {"type": "path", "required": True},
             # May hold a password.
             "index_url": {"type": "str", "default": "", "no_log": True},
         },
