@@ -23,7 +23,8 @@ module: app_roll
 short_description: Brings an app's processes onto its release and config, one after the other
 description:
   - Points C(current) at the release, then restarts what runs on something else. Each web instance has to answer its
-    health check before the next one is touched; then come the other process types, all at once.
+    health check before the next one is touched; then come the other process types, all at once. The first release of an
+    app starts all at once.
   - What a process runs on is what it recorded when it started (release, environment, command) and what supervisor has
     loaded for it, never what a file says now. So an interrupted run is completed by the next one, and a run that finds
     nothing to do restarts nothing.
@@ -323,8 +324,10 @@ class Roll:
         wanted = self.wanted()
         webs = [program for program in self.programs if program["type"] == "web"]
         others = [program for program in self.programs if program["type"] != "web"]
+        # Before the first release has served there is nothing that must go on serving.
+        groups = [*([web] for web in webs), others] if self.at(".served") else [self.programs]
         try:
-            for group in [*([web] for web in webs), others]:
+            for group in groups:
                 self.renew(group, wanted)
         except RollError as problem:
             raise RollError(self.go_back(problem)) from None
