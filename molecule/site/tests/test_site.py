@@ -228,7 +228,7 @@ def test_a_daemon_that_runs_an_older_configuration_is_found_though_its_file_is_r
     db.check_output("mv /etc/redis/redis.conf.kept /etc/redis/redis.conf")
     asked = "REDISCLI_AUTH=%s redis-cli config get maxmemory-policy"
     assert db.check_output(asked, password).split()[-1] == "allkeys-lru"
-    play(playbook="playbooks/db.yml")
+    play(playbook="playbooks/services.yml")
     assert db.check_output(asked, password).split()[-1] == "noeviction"
     assert serves(host)
 
