@@ -19,6 +19,8 @@ SUMMARY = re.compile(r"^\d+ (?:passed|failed|errors?)\b.*$", re.MULTILINE)
 NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 # The site takes as long as the roles together, so two scenarios at a time keep two cores busy and never meet on a port.
 SITE = "site"
+# Debian's two releases have two versions of PostgreSQL, with settings of their own.
+SETTINGS = "postgresql"
 
 
 @dataclass
@@ -117,7 +119,7 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
     else:
         lanes = [
             [(SITE, "trixie"), (SITE, "bookworm")],
-            [(other, "trixie") for other in names if other != SITE],
+            [*((other, "trixie") for other in names if other != SITE), (SETTINGS, "bookworm")],
         ]
     print("\n== molecule: logs in .lab/test", flush=True)
     with ThreadPoolExecutor(len(lanes)) as pool:
