@@ -155,6 +155,7 @@ def test_what_is_remarkable_is_marked_and_said_in_words(ours, its, mark, words):
     (line,) = lines_of(text, ours["name"])
     assert line.split(ours["name"])[0].strip() == mark
     assert words is None or words in text
+    assert ("\n~ not in force" in text) == ("~" in mark)
 
 
 def test_a_real_server_is_told_from_what_it_should_be():
