@@ -6,7 +6,8 @@ script/up calls it for the lab and molecule for each scenario, so there is one p
 It prints every podman command that changes something. Called again it starts what is missing and leaves the rest.
 
 Of a host it reads, literally: address, ansible_port, and where given memory_mib, lab_image (trixie, bookworm, and
-these -baked) and lab_publish ({port: base}, published on 127.0.0.1 at base plus the address's last number).
+these -baked), lab_publish ({port: base}, published on 127.0.0.1 at base plus the address's last number) and lab_options
+(further arguments of podman run).
 LAB_RELEASE=bookworm has every trixie be a bookworm instead.
 The network is the /24 around the addresses, and fd00:10:90:7::/64 stands beside 10.90.7.0/24.
 """
@@ -45,6 +46,7 @@ class Server:
     image: str = "trixie"
     memory_mib: int | None = None
     publish: dict[str, int] = field(default_factory=dict)
+    further: tuple[str, ...] = ()
 
     @property
     def container(self) -> str:
@@ -72,7 +74,7 @@ class Server:
             options += ["--publish", f"127.0.0.1:{outside}:{port}"]
         if self.memory_mib:
             options += ["--memory", f"{self.memory_mib}m"]
-        return [*options, f"localhost/offramp-lab:{self.image}"]
+        return [*options, *self.further, f"localhost/offramp-lab:{self.image}"]
 
     @property
     def spec(self) -> str:
@@ -105,6 +107,7 @@ def servers_of(lab: str, hostvars: dict[str, dict[str, Any]], release: str = "tr
                 image=values.get("lab_image", "trixie").replace("trixie", release),
                 memory_mib=values.get("memory_mib"),
                 publish=values.get("lab_publish", {}),
+                further=tuple(values.get("lab_options", ())),
             )
         )
     subnets = {ipv4_subnet(server.address) for server in servers}

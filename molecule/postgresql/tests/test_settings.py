@@ -5,6 +5,7 @@ The trial server is a cluster of its own beside the site's: it starts with each 
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
@@ -47,9 +48,9 @@ def sql(host, query, database="postgres"):
     return host.check_output("psql --username=postgres --no-align --tuples-only --command=%s %s", query, database)
 
 
-def play(*options, playbook="playbooks/services.yml"):
+def play(*options, playbook="playbooks/services.yml", tags="postgresql"):
     inventories = [f"--inventory={inventory}" for inventory in INVENTORIES]
-    command = ["ansible-playbook", playbook, *inventories, "--limit=one", "--tags=postgresql", *options]
+    command = ["ansible-playbook", playbook, *inventories, "--limit=one", f"--tags={tags}", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout
 
@@ -148,3 +149,46 @@ def test_a_setting_that_needs_none_is_taken_up_at_once(host):
     assert code == 0, said
     assert sql(host, "SHOW work_mem") == "3MB"
     assert "# your own" in host.file(host.check_output("ls /etc/postgresql/*/main/conf.d/offramp.conf")).content_string
+
+
+def huge_pages(host):
+    """Return how many huge pages the kernel has, and how many MiB of the running server are in them."""
+    total = int(host.check_output("cat /proc/sys/vm/nr_hugepages"))
+    process = host.check_output("systemctl show --property=MainPID --value 'postgresql@*-main.service'")
+    return total, int(host.check_output("awk '/^HugetlbPages/ {print $2}' /proc/%s/status", process)) // 1024
+
+
+def test_huge_pages_are_set_aside_when_the_server_can_take_them_and_given_back(host):
+    if host.run("test -w /proc/sys/vm/nr_hugepages").rc:
+        pytest.skip("an ordinary user's container may not set vm.nr_hugepages; as root this runs")
+    before, _ = huge_pages(host)
+    code, said = play(*setting("huge_pages", "try"))
+    assert code == 0, said
+    assert "its memory in huge pages" in " ".join(said.split())
+    assert huge_pages(host) == (before, 0)
+
+    allowed = "--extra-vars=postgresql_restart_allowed=true"
+    code, said = play(*setting("huge_pages", "try"), allowed)
+    assert code == 0, said
+    total, used = huge_pages(host)
+    assert total > before
+    assert used > 0
+    kept = host.check_output("cat /etc/sysctl.d/60-offramp-huge-pages.conf")
+    assert kept.endswith(f"vm.nr_hugepages = {total}")
+    code, said = play(*setting("huge_pages", "try"))
+    assert re.search(r"^one .* changed=0 .* failed=0 ", said, re.MULTILINE), said
+
+    code, said = play(allowed)
+    assert code == 0, said
+    assert huge_pages(host) == (before, 0)
+    assert not host.file("/etc/sysctl.d/60-offramp-huge-pages.conf").exists
+
+
+def test_the_report_changes_nothing_and_tells_each_setting(host, tmp_path):
+    page = f"--extra-vars=postgresql_report_directory={tmp_path}"
+    code, said = play(*setting("work_mem", "3MB"), page, playbook="playbooks/tuning.yml", tags="all")
+    assert code == 0, said
+    assert re.search(r"work_mem +4MB +4MB +3MB ", said)
+    assert "your own" in said
+    assert "PostgreSQL's" in (tmp_path / "one.html").read_text()
+    assert sql(host, "SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
