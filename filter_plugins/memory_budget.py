@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
@@ -123,15 +123,9 @@ _value:
 """
 
 
-def _beside(file: str, name: str) -> Any:
-    # Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-    spec = importlib.util.spec_from_file_location(file, Path(__file__).with_name(f"{file}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
-_least_mib = _beside("postgresql_memory", "least_mib")
+# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
+_memory = run_path(str(Path(__file__).with_name("postgresql_memory.py")))
+_least_mib, _check_number = _memory["least_mib"], _memory["_check_number"]
 
 SERVICES = {
     "postgresql": "PostgreSQL",
@@ -211,13 +205,6 @@ def memory_budget(
         **_roles(parts),
         "web_concurrency": {app.name: app.workers or workers for app in known if app.web},
     }
-
-
-def _check_number(name: str, value: Any, lowest: int, highest: int) -> None:
-    if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest:
-        return
-    hint = " (a string: convert it with '| int')" if isinstance(value, str) else ""
-    raise AnsibleFilterError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}{hint}")
 
 
 def _check_services(services: Any) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 DOCUMENTATION = r"""
@@ -89,15 +89,8 @@ _value:
 _STORAGE_NAMES = {"ssd": "SSDs", "nvme": "NVMe drives", "san": "SAN storage"}
 
 
-def _filter_beside(name: str) -> Any:
-    # Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
-_pgtune = _filter_beside("pgtune")
+# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
+_pgtune = run_path(str(Path(__file__).with_name("pgtune.py")))["pgtune"]
 
 
 def pgtune_warnings(

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from runpy import run_path
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
@@ -164,16 +164,10 @@ _value:
 """
 
 
-def _filter_beside(name: str) -> Any:
-    # Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
-_pgtune = _filter_beside("pgtune")
-_postgresql_memory = _filter_beside("postgresql_memory")
+# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
+_calculator = run_path(str(Path(__file__).with_name("pgtune.py")))
+_pgtune, _check_number = _calculator["pgtune"], _calculator["_check_number"]
+_postgresql_memory = run_path(str(Path(__file__).with_name("postgresql_memory.py")))["postgresql_memory"]
 
 # All sizes are whole numbers of kB, PostgreSQL's binary ones.
 MIB = 1024
@@ -300,16 +294,6 @@ def postgresql_settings(
         "part_mib": memory_mib,
         "warnings": memory["warnings"],
     }
-
-
-def _check_number(name: str, value: Any, lowest: int, highest: int, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest:
-        return
-    allowed = f"a whole number from {lowest} to {highest}{', or none' if optional else ''}"
-    hint = " (a string: convert it with '| int')" if isinstance(value, str) else ""
-    raise AnsibleFilterError(f"{name} must be {allowed}, not {value!r}{hint}")
 
 
 def _checked_features(features: Any) -> tuple[str, ...]:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import pairwise
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 DOCUMENTATION = r"""
@@ -45,15 +46,8 @@ _value:
 """
 
 
-def _beside(file: str) -> Any:
-    # Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-    spec = importlib.util.spec_from_file_location(file, Path(__file__).with_name(f"{file}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_table = _beside("tuning_table")
+# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
+_table = SimpleNamespace(**run_path(str(Path(__file__).with_name("tuning_table.py"))))
 
 # Colour, and whether white can be read on it.
 COLOURS = {
