@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import re
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -24,18 +22,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from report import machine, write_section
 
-ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / ".lab/bench"
-LOGS = WORK / "logs"
+from bench.report import machine, write_section
+from bench.servers import LOGS, ROOT, WORK, Lab, run, say, server_cpu, servers_down, servers_up, ssh, tail
+
 APP = "errorlog"
 DOMAIN = f"{APP}.localhost"
 
 # The labs of the benchmark, each with its inventory and its servers.
-SITE = ("bench", "bench/inventory/site", ["db1", "web1"])
-PLAIN = ("bench-plain", "bench/inventory/plain", ["plain"])
-USUAL = ("bench-usual", "bench/inventory/usual", ["usual"])
+SITE = Lab("bench", "bench/inventory/site", ["db1", "web1"])
+PLAIN = Lab("bench-plain", "bench/inventory/plain", ["plain"])
+USUAL = Lab("bench-usual", "bench/inventory/usual", ["usual"])
 
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=0\s+failed=0\s", re.MULTILINE)
 
@@ -50,60 +47,12 @@ class Timing:
     tasks: dict[str, int] = field(default_factory=dict)
 
 
-def run(*command: str | Path, log: Path | None = None, data: bytes | None = None, **environment: str) -> str:
-    """Run a command, its output kept in a file, and return the output; end the benchmark when it fails."""
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | environment,
-        input=data,
-        stdin=subprocess.DEVNULL if data is None else None,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    output = done.stdout.decode(errors="replace")
-    if log:
-        log.write_text(output)
-    if done.returncode:
-        where = f"\nAll of it is in {log.relative_to(ROOT)}." if log else ""
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{tail(output)}{where}")
-    return output
-
-
-def tail(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-30:])
-
-
-def servers_up(lab: tuple[str, str, list[str]]) -> None:
-    run(sys.executable, "lab/hosts.py", "up", "--lab", lab[0], "--inventory", lab[1])
-
-
-def servers_down(lab: tuple[str, str, list[str]]) -> None:
-    run(sys.executable, "lab/hosts.py", "down", "--lab", lab[0])
-
-
-def server_cpu(lab: tuple[str, str, list[str]]) -> float | None:
-    """Return the CPU seconds that a lab's containers used so far, where the kernel tells."""
-    total = 0.0
-    for server in lab[2]:
-        path = run("podman", "inspect", "--format", "{{.State.CgroupPath}}", f"offramp-{lab[0]}-{server}").strip()
-        both = Path("/sys/fs/cgroup" + path, "cpu.stat"), Path("/sys/fs/cgroup/cpuacct" + path, "cpuacct.usage")
-        try:
-            if both[0].exists():
-                total += int(re.findall(r"^usage_usec (\d+)$", both[0].read_text(), re.MULTILINE)[0]) / 1e6
-            else:
-                total += int(both[1].read_text()) / 1e9
-        except (OSError, IndexError):
-            return None
-    return total
-
-
 def controller_cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def timed(lab: tuple[str, str, list[str]], action: Callable[[], str]) -> Timing:
+def timed(lab: Lab, action: Callable[[], str]) -> Timing:
     servers, controller, start = server_cpu(lab), controller_cpu(), time.monotonic()
     output = action()
     wall, own = time.monotonic() - start, controller_cpu() - controller
@@ -140,10 +89,6 @@ def material() -> bytes:
     return buffer.getvalue()
 
 
-def ssh(lab: tuple[str, str, list[str]], server: str, line: str, **options: object) -> str:
-    return run("ssh", "-F", f".lab/ssh/{lab[0]}", server, line, **options)
-
-
 def measure_plain(number: int) -> Timing:
     servers_up(PLAIN)
     line = f"mkdir plain && cd plain && tar -xzm && ./plain.sh {DOMAIN} {' '.join(packages())}"
@@ -156,9 +101,9 @@ def measure_site(number: int, control: Path) -> tuple[Timing, Timing]:
     servers_up(SITE)
     # A connection kept open to a server of the same address, which is gone, would be taken for one to this.
     control_path = {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(control / str(number))}
-    fresh = timed(SITE, lambda: playbook("site.yml", SITE[1], f"fresh-{number}", **control_path))
+    fresh = timed(SITE, lambda: playbook("site.yml", SITE.inventory, f"fresh-{number}", **control_path))
     ssh(SITE, "web1", f"curl -skf --resolve {DOMAIN}:443:127.0.0.1 https://{DOMAIN}/health")
-    second = timed(SITE, lambda: unchanged(playbook("site.yml", SITE[1], f"second-{number}", **control_path)))
+    second = timed(SITE, lambda: unchanged(playbook("site.yml", SITE.inventory, f"second-{number}", **control_path)))
     servers_down(SITE)
     return fresh, second
 
@@ -171,7 +116,7 @@ def unchanged(output: str) -> str:
 
 
 def usual_run(log: str) -> str:
-    return playbook("bench/usual.yml", USUAL[1], log, ANSIBLE_CONFIG="bench/usual.cfg")
+    return playbook("bench/usual.yml", USUAL.inventory, log, ANSIBLE_CONFIG="bench/usual.cfg")
 
 
 def measure_usual(number: int) -> Timing:
@@ -244,10 +189,6 @@ def measure(count: int) -> list[Round]:
     return rounds
 
 
-def say(text: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="script/bench converge", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; default 3")
@@ -255,7 +196,8 @@ def main() -> None:
     arguments = parser.parse_args()
     count = max(arguments.rounds, 1)
 
-    shutil.rmtree(WORK, ignore_errors=True)
+    for folder in (LOGS, WORK / "secrets"):
+        shutil.rmtree(folder, ignore_errors=True)
     LOGS.mkdir(parents=True)
     heading = machine()
     say(heading)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import machine, write_section
+from bench.report import machine, write_section
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP = re.compile(r"^\[ *(\d+) s\] (.+)$", re.MULTILINE)
