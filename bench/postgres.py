@@ -38,7 +38,8 @@ CPUS = 2
 SCALES = {"fits": 25, "exceeds": 220}
 # Seconds of a run that do not count: each client meets the tables, and each page of shared memory, for the first time.
 WARM_UP_SECONDS = 2
-POOL, RESERVE = 20, 10
+# What group_vars/all/pools.yml gives a site with one app on one web host
+POOL, RESERVE = 20, 30
 # All clients of a direct row, and the superuser's three beside them.
 DIRECT_CONNECTIONS = CLIENTS["tpcb"] + 3
 ANALYTIC = """\
@@ -139,10 +140,10 @@ def make_databases(server: Server) -> None:
     server.write("/srv/analytic.sql", ANALYTIC)
 
 
-def basics() -> dict[str, str]:
+def basics() -> list[dict[str, Any]]:
     """What the role writes beside the tuning, without what says where to listen."""
-    values = yaml.safe_load((ROOT / "roles/postgresql/vars/main.yml").read_text())["__postgresql_basics"]
-    return {name: str(value) for name, value in values.items() if "{{" not in str(value)}
+    settings = yaml.safe_load((ROOT / "roles/postgresql/vars/main.yml").read_text())["__postgresql_basics"]
+    return [setting for setting in settings if "{{" not in str(setting["value"])]
 
 
 def ours(server: Server, pools: int | None, own: dict[str, str]) -> dict[str, str]:
@@ -155,8 +156,9 @@ def ours(server: Server, pools: int | None, own: dict[str, str]) -> dict[str, st
         features=server.features,
         disk_mib=server.disk_mib,
         own=own,
+        others=basics(),
     )
-    return {setting["name"]: setting["value"] for setting in tuned["settings"]} | basics() | own
+    return {setting["name"]: setting["value"] for setting in tuned["settings"]}
 
 
 def configurations(server: Server, changes: Iterable[str]) -> dict[str, dict[str, dict[str, str]]]:
