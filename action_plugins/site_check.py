@@ -295,13 +295,13 @@ def budget_problems(host: str, values: Mapping[str, Any]) -> Iterator[dict[str, 
         values["memory_budget"]
     except AnsibleError as error:
         # Ansible heads the filter's own words with where it met them.
-        said = str(error)
-        said = said[max(said.find(f"{host} has "), 0) :]
+        said = re.sub(r"^.*?plugin 'memory_budget' failed: ", "", str(error), flags=re.DOTALL)
         text, _, mend = said.partition("\nTo mend it, ")
+        wrong = re.sub(r"^own\b", "memory_parts", text)
         yield {
-            "path": ["hosts", host],
-            "problem": text.replace("\n", "\n   ").rstrip(":"),
-            "mend": mend or "correct the figure in memory_parts",
+            "path": ["memory_parts"] if wrong != text else ["hosts", host],
+            "problem": wrong.replace("\n", "\n   ").rstrip(":"),
+            "mend": mend or "correct the figure",
         }
 
 
@@ -398,6 +398,10 @@ class ActionModule(ActionBase):
         return Templar(loader=self._loader, variables={**task_vars, **own})
 
     def _server_problems(self, task_vars: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        found = {entry["problem"]: entry for entry in self._each_server_problem(task_vars)}
+        yield from found.values()
+
+    def _each_server_problem(self, task_vars: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for host in task_vars["ansible_play_hosts_all"]:
             values = task_vars["hostvars"][host]
             yield from values["server_check"]["problems"]

@@ -68,7 +68,7 @@ def play(site, *arguments, playbook="playbooks/preflight.yml", **environment):
         check=False,
     )
     output = done.stdout + done.stderr
-    return done.returncode, output, re.findall(r"^ {8}(\d+\. .*\n.*To mend: .*)$", output, re.MULTILINE)
+    return done.returncode, output, re.findall(r"^ {8}(\d+\. .*(?:\n {9}.*)*?\n.*To mend: .*)$", output, re.MULTILINE)
 
 
 def spoil(site, old, new):
@@ -183,6 +183,11 @@ def test_a_figure_of_ones_own_that_is_too_large_is_told_with_the_one_that_fits(s
     told = one_line(problems)
     assert re.search(r"redis: \d+ MiB \(your own figure\)", told)
     assert re.search(r"To mend: write  redis: \d+  in memory_parts", told)
+
+
+def test_a_figure_for_what_is_no_service_is_told(site):
+    _code, _output, problems = play(site, "-e", '{"memory_parts": {"rediss": 90}}')
+    assert "memory_parts must be of postgresql, redis, memcached, system, process; 'rediss'" in one_line(problems)
 
 
 def test_memory_that_is_not_there_is_told(site):
