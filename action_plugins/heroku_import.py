@@ -251,15 +251,14 @@ def source_files(archive: Path) -> dict[str, str]:
     return files
 
 
-def read_config(path: str) -> dict[str, str]:
+def read_config(path: Path) -> dict[str, str]:
     """Return the config vars of a file; no message shows what is in it."""
-    file = next((base / path for base in (Path.cwd(), ROOT) if (base / Path(path).expanduser()).is_file()), None)
     how = "heroku config --json --app <name> > config.json  writes it"
+    file = next((base / path for base in (Path.cwd(), ROOT) if (base / path).is_file()), None)
     if file is None:
         raise RefusedError(f"config_json: there is no file {path}; {how}")
-    file = file.parent / file.name if Path(path).is_absolute() else file
     try:
-        found = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         raise RefusedError(f"config_json: {path} is no JSON; {how}") from None
     if not isinstance(found, dict) or not all(isinstance(value, str | int | float) for value in found.values()):
@@ -301,6 +300,7 @@ class Importer:
         self.others = [app for app in apps if isinstance(app, dict) and app.get("name") != self.name]
         self.present = next((app for app in apps if isinstance(app, dict) and app.get("name") == self.name), None)
         self.vault: Any = None
+        self.no_vault: RefusedError | None = None
 
     def read(self) -> dict[str, Any]:
         present = self.present or {}
@@ -323,7 +323,7 @@ class Importer:
             "source": source,
             "version": version,
             "files": source_files(Path(found["archive"])),
-            "config": read_config(str(config)) if config else None,
+            "config": read_config(Path(config).expanduser()) if config else None,
             "domains": listed(self.arguments.get("domains")),
             "formation": str(self.arguments.get("formation") or ""),
             "default_domain": f"{self.name}.localhost" if self.lab_directory and not present.get("domains") else "",
@@ -335,7 +335,7 @@ class Importer:
             self.vault = open_vault(self.vault_file, self.loader, self.lab_directory)
         except RefusedError as problem:
             # Of no account to an app without secrets.
-            self.vault = problem
+            self.no_vault = problem
             return []
         return sorted(self.vault.names())
 
@@ -389,11 +389,8 @@ class Importer:
         ]
 
     def fill_vault(self, found: dict[str, str | None], wants_database: bool) -> None:
-        if isinstance(self.vault, RefusedError):
-            if found or wants_database:
-                raise self.vault
-            self.vault = None
-            return
+        if self.no_vault and (found or wants_database):
+            raise self.no_vault
         for name, value in found.items():
             if value is not None:
                 self.vault.put([name], value)

@@ -10,8 +10,8 @@ DOCUMENTATION = r"""
 name: heroku_findings
 short_description: What in an app's source leans on Heroku
 description:
-  - Looks for use of DYNO, PORT, dyno metadata, a disk that is emptied, and demands for TLS to a service, and for the
-    names of the config vars that the source reads.
+  - Looks for use of DYNO, PORT, dyno metadata, a disk that is emptied, a session of the database, and demands for TLS
+    to a service, and for the names of the config vars that the source reads.
   - Reads text and runs nothing. What it names needs a look; that something needs none is not promised.
 options:
   _input:
@@ -52,6 +52,7 @@ DISK = re.compile(
     r"""\bMEDIA_ROOT\b|FileSystemStorage|UPLOAD_FOLDER|upload_to\s*=|sqlite:///|\.sqlite3?\b|['"]/app/"""
     r"""|open\([^()]*,\s*(mode=)?['"][wax][bt+]*['"]|\.write_(text|bytes)\("""
 )
+POOL = re.compile(r"""\.iterator\(|pg_(?:try_)?advisory_lock|['"]LISTEN |stream_results|\.cursor\(name""")
 LOOK = {
     DYNO: """\
 reads DYNO: it is given here as on Heroku (web.1, worker.1), DYNO_RAM is not. Where it asks whether this is Heroku, the
@@ -65,6 +66,9 @@ name""",
 asks for TLS to a service: the app reaches PostgreSQL through a pool on its own host and redis over the private network,
 both without TLS. What insists on it (sslmode=require, ssl_require=True, rediss://) can't connect; the pool itself
 speaks TLS to the database""",
+    POOL: """\
+seems to lean on a session of PostgreSQL's: the pool lends a connection for one transaction, so advisory locks, LISTEN
+and server-side cursors do not last longer. In Django's settings: DISABLE_SERVER_SIDE_CURSORS = True""",
     DISK: """\
 writes to the disk, or seems to: a release's directory is replaced by each deploy, as on Heroku by each restart. What
 has to stay belongs below /srv/www/<app>/media, which each web host has its own of, or into object storage""",
@@ -104,9 +108,11 @@ def heroku_findings(files: Mapping[str, str]) -> dict[str, Any]:
     places: dict[re.Pattern[str], list[str]] = {pattern: [] for pattern in LOOK}
     reads: dict[str, list[str]] = {}
     needs: dict[str, list[str]] = {}
+    # An app that was made for such a pool says so.
+    settled = {POOL} if any("DISABLE_SERVER_SIDE_CURSORS" in text for text in files.values()) else set()
     for path, number, line in code_lines(files):
         where = f"{path}:{number}"
-        for pattern in LOOK:
+        for pattern in LOOK.keys() - settled:
             # A Procfile hands PORT on, as it should.
             if pattern.search(line) and (path, pattern) != ("Procfile", PORT):
                 places[pattern].append(where)

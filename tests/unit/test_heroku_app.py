@@ -7,12 +7,14 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filter_plugins.app_problems import app_problems
 from filter_plugins.heroku_app import heroku_app, literal
 from filter_plugins.site_apps import APP_KEYS, site_apps
+
+same = settings(deadline=None, derandomize=True, database=None)
 
 try:
     from ansible.template import trust_as_template
@@ -322,6 +324,7 @@ names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,20}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
 
 
+@same
 @given(config=st.dictionaries(names, texts, max_size=8), source=texts)
 def test_every_var_is_accounted_for_and_the_entry_is_one_that_the_site_takes(config, source):
     app = shop({"a.py": source}, config=config)
@@ -333,6 +336,7 @@ def test_every_var_is_accounted_for_and_the_entry_is_one_that_the_site_takes(con
         assert name in app.config or f"config {name}" in said
 
 
+@same
 @given(value=st.text(min_size=8), name=names)
 def test_a_secret_is_in_no_entry_and_no_report(value, name):
     planted = f"planted{value}0planted"
@@ -341,6 +345,7 @@ def test_a_secret_is_in_no_entry_and_no_report(value, name):
     assert app.secrets in ({}, {f"vault_my_shop_{name.lower()}_token": planted})
 
 
+@same
 @given(texts | st.text("{}%#'\"\\\n -x"))
 def test_the_template_engine_takes_a_literal_as_it_is(value):
     templar = Templar(loader=DataLoader(), variables={})

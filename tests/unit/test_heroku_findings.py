@@ -1,10 +1,12 @@
 """The filter heroku_findings names the lines that lean on Heroku, and no others."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filter_plugins.heroku_findings import heroku_findings
+
+same = settings(deadline=None, derandomize=True, database=None)
 
 
 def looks(line, path="shop/settings.py"):
@@ -22,6 +24,8 @@ def looks(line, path="shop/settings.py"):
         ('OPTIONS = {"sslmode": "require"}', "asks for TLS"),
         ("django_heroku.settings(locals())", "asks for TLS"),
         ('broker = "rediss://x"', "asks for TLS"),
+        ("for user in users.iterator():", "session of PostgreSQL"),
+        ("SELECT pg_try_advisory_lock(1)", "session of PostgreSQL"),
         ("MEDIA_ROOT = BASE_DIR / 'media'", "writes to the disk"),
         ('with open("out.csv", "w") as file:', "writes to the disk"),
         ('path.write_text("x")', "writes to the disk"),
@@ -60,6 +64,11 @@ def test_what_is_no_code_of_the_app_is_passed_over(path):
     assert looks('x = os.environ["DYNO"]', path) == []
 
 
+def test_an_app_that_is_made_for_a_pool_needs_no_look():
+    files = {"a.py": "for user in users.iterator():", "settings.py": "DISABLE_SERVER_SIDE_CURSORS = True"}
+    assert heroku_findings(files)["look"] == []
+
+
 def test_places_are_file_and_line_and_not_endless():
     found = heroku_findings({"a.py": "\n" + 'x = "DYNO"\n' * 8})["look"]
     assert found[0]["where"] == ["a.py:2", "a.py:3", "a.py:4", "a.py:5", "a.py:6", "and 3 more"]
@@ -88,6 +97,7 @@ def test_what_the_site_gives_is_not_asked_for():
     assert heroku_findings({"a.py": 'os.environ["DATABASE_URL"], os.environ["PORT"]'})["needs"] == {}
 
 
+@same
 @given(st.dictionaries(st.text(), st.text()))
 def test_any_source_can_be_looked_at(files):
     assert set(heroku_findings(files)) == {"look", "reads", "needs"}
