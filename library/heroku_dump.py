@@ -100,7 +100,9 @@ SOCKETS = "/var/run/postgresql"
 ADMINISTRATOR = "postgres"
 NOTE = "Restored from the dump with SHA-256 "
 # An app's database has no dot in its name, so that none is in the way of another app's.
-FRESH, KEPT, EMPTY = ".import", ".before", ".empty"
+FRESH = ".import"
+KEPT = ".before"
+EMPTY = ".empty"
 PACKAGES = {
     "hll": "postgresql-{version}-hll",
     "pg_cron": "postgresql-{version}-cron",
