@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from runpy import run_path
+from types import SimpleNamespace
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -39,18 +40,8 @@ _value:
 """
 
 
-def _beside(name: str) -> Any:
-    """Return the module of the filter of that name in this folder, which Ansible loads by path and not by import."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"offramp_{name}", path)
-    if spec is None or spec.loader is None:
-        raise AnsibleFilterError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_yaml = _beside("yaml_put")
+# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
+_yaml = SimpleNamespace(**run_path(str(Path(__file__).with_name("yaml_put.py"))))
 
 
 def apps_text(text: str, entry: Mapping[str, Any]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -46,20 +46,10 @@ _value:
 """
 
 
-def _beside(name: str) -> Any:
-    """Return the function of the filter of that name in this folder, which Ansible loads by path and not by import."""
-    path = Path(__file__).with_name(f"{name}.py")
-    spec = importlib.util.spec_from_file_location(f"offramp_{name}", path)
-    if spec is None or spec.loader is None:
-        raise AnsibleFilterError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
-
-
-_heroku_addons = _beside("heroku_addons")
-_heroku_findings = _beside("heroku_findings")
-_heroku_secret = _beside("heroku_secret")
+# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
+_heroku_addons = run_path(str(Path(__file__).with_name("heroku_addons.py")))["heroku_addons"]
+_heroku_findings = run_path(str(Path(__file__).with_name("heroku_findings.py")))["heroku_findings"]
+_heroku_secret = run_path(str(Path(__file__).with_name("heroku_secret.py")))["heroku_secret"]
 
 # In the order in which an entry reads well.
 KEYS = ("name", "source", "version", "domains", "processes", "python", "services", "config")
