@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -40,8 +40,9 @@ _value:
 """
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_yaml = SimpleNamespace(**run_path(str(Path(__file__).with_name("yaml_put.py"))))
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_yaml = import_module("yaml_put")
 
 
 def apps_text(text: str, entry: Mapping[str, Any]) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -46,10 +47,11 @@ _value:
 """
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_heroku_addons = run_path(str(Path(__file__).with_name("heroku_addons.py")))["heroku_addons"]
-_heroku_findings = run_path(str(Path(__file__).with_name("heroku_findings.py")))["heroku_findings"]
-_heroku_secret = run_path(str(Path(__file__).with_name("heroku_secret.py")))["heroku_secret"]
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_heroku_addons = import_module("heroku_addons").heroku_addons
+_heroku_findings = import_module("heroku_findings").heroku_findings
+_heroku_secret = import_module("heroku_secret").heroku_secret
 
 # In the order in which an entry reads well.
 KEYS = ("name", "source", "version", "domains", "processes", "python", "services", "config")

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
@@ -123,9 +124,10 @@ _value:
 """
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_memory = run_path(str(Path(__file__).with_name("postgresql_memory.py")))
-_least_mib, _check_number = _memory["least_mib"], _memory["_check_number"]
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_memory = import_module("postgresql_memory")
+_least_mib, _check_number = _memory.least_mib, _memory._check_number
 
 SERVICES = {
     "postgresql": "PostgreSQL",

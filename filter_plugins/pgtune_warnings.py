@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import sys
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 DOCUMENTATION = r"""
@@ -89,8 +90,9 @@ _value:
 _STORAGE_NAMES = {"ssd": "SSDs", "nvme": "NVMe drives", "san": "SAN storage"}
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_pgtune = run_path(str(Path(__file__).with_name("pgtune.py")))["pgtune"]
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_pgtune = import_module("pgtune").pgtune
 
 
 def pgtune_warnings(

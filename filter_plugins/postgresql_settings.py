@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from typing import Any, NamedTuple
 
 from ansible.errors import AnsibleFilterError
@@ -164,10 +165,11 @@ _value:
 """
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_calculator = run_path(str(Path(__file__).with_name("pgtune.py")))
-_pgtune, _check_number = _calculator["pgtune"], _calculator["_check_number"]
-_postgresql_memory = run_path(str(Path(__file__).with_name("postgresql_memory.py")))["postgresql_memory"]
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_calculator = import_module("pgtune")
+_pgtune, _check_number = _calculator.pgtune, _calculator._check_number
+_postgresql_memory = import_module("postgresql_memory").postgresql_memory
 
 # All sizes are whole numbers of kB, PostgreSQL's binary ones.
 MIB = 1024

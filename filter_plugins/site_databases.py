@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -39,8 +40,9 @@ _value:
 """
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_scram_sha_256 = run_path(str(Path(__file__).with_name("scram_sha_256.py")))["scram_sha_256"]
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_scram_sha_256 = import_module("scram_sha_256").scram_sha_256
 
 
 def site_databases(apps: list[dict[str, Any]], passwords: dict[str, str]) -> list[dict[str, str]]:

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from runpy import run_path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 DOCUMENTATION = r"""
@@ -46,8 +46,9 @@ _value:
 """
 
 
-# Ansible loads a filter by its path under a name of its own, so no import statement finds the one beside it.
-_table = SimpleNamespace(**run_path(str(Path(__file__).with_name("tuning_table.py"))))
+# Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+_table = import_module("tuning_table")
 
 # Colour, and whether white can be read on it.
 COLOURS = {
