@@ -65,13 +65,6 @@ def test_a_stranger_on_the_host_is_refused(host, user):
     assert "authentication failed" in refused.stderr
 
 
-def test_the_kernel_spares_the_first_process_and_not_the_others(host):
-    first = host.check_output("systemctl show --property=MainPID --value 'postgresql@*-main.service'")
-    assert host.check_output("cat /proc/%s/oom_score_adj", first) == "-900"
-    others = host.check_output("pgrep --parent %s | xargs -I{} cat /proc/{}/oom_score_adj | sort -u", first)
-    assert others == "0"
-
-
 def test_the_log_is_where_debian_has_it(host):
     log = host.check_output("ls /var/log/postgresql/postgresql-*-main.log")
     assert "ready to accept connections" in host.file(log).content_string
