@@ -174,8 +174,8 @@ def test_too_little_memory_is_told(site):
     told = one_line(problems)
     assert "web1 has 300 MiB of memory, and what is to run on it takes at least" in told
     assert "nginx: " in told
-    assert "the web processes of probe: " in told
-    assert "To mend: write  processes: {web: 1" in told
+    assert "the web processes of errorlog: " in told
+    assert "To mend: take a server with" in told
 
 
 def test_a_figure_of_ones_own_that_is_too_large_is_told_with_the_one_that_fits(site):
