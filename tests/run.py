@@ -118,8 +118,8 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
         lanes = [[(name, release or "trixie")]]
     else:
         lanes = [
-            [(SITE, "trixie"), (SITE, "bookworm")],
-            [*((other, "trixie") for other in names if other != SITE), (SETTINGS, "bookworm")],
+            [(SITE, "trixie"), (SITE, "bookworm"), (SETTINGS, "bookworm")],
+            [(other, "trixie") for other in names if other != SITE],
         ]
     print("\n== molecule: logs in .lab/test", flush=True)
     with ThreadPoolExecutor(len(lanes)) as pool:
