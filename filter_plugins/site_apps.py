@@ -20,10 +20,16 @@ options:
   _input:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
-        C(processes), C(config), C(services), C(python), C(port), C(health_path), C(static_url) and C(static_path).
+        C(processes), C(stop_seconds), C(config), C(services), C(python), C(port), C(health_path), C(static_url) and
+        C(static_path).
     type: list
     elements: dict
     required: true
+  config_vars:
+    description:
+      - Config vars by app, which go before C(config) of the app; one without a value takes one away.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -36,8 +42,10 @@ RETURN = r"""
 _value:
   description:
     - The apps in the order given, every key present, and in addition C(user) and C(home) (the system user and its
-      directory), C(database) (name of database and role), C(ports) (one for each web instance) and C(programs)
-      (a mapping with C(name), C(type), C(index) and C(port) for each process; C(port) is null unless it is a web one).
+      directory), C(database) (name of database and role), C(ports) (one for each web instance), C(spare_port) (of an
+      instance that serves while the only one is restarted, else null) and C(programs) (a mapping with C(name),
+      C(type), C(index), C(port), C(spare) and C(stop_seconds) for each process; C(port) is null unless it is a web
+      one, C(stop_seconds) where the app does not say).
   type: list
   elements: dict
 """
@@ -45,6 +53,7 @@ _value:
 HOMES = "/srv/www"
 FIRST_PORT = 8000
 PORTS_AN_APP = 20
+MOST_STOP_SECONDS = 3600
 SERVICES = ("postgresql", "redis", "memcached")
 
 # What an app in the inventory may say: the kind of each value, and the default where there is one. The preflight reads
@@ -56,6 +65,7 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "version": {"kind": "string", "default": ""},
     "domains": {"kind": "strings", "default": []},
     "processes": {"kind": "counts", "default": {"web": 2}},
+    "stop_seconds": {"kind": "seconds", "default": {}},
     "config": {"kind": "config", "default": {}},
     "services": {"kind": "strings", "default": list(SERVICES)},
     "python": {"kind": "string", "default": "system"},
@@ -75,15 +85,29 @@ KINDS = {
     "strings": "a list of strings",
     "number": "a whole number",
     "counts": "a mapping of process types to how many of each",
+    "seconds": "a mapping of process types to seconds",
     "config": "a mapping of names to strings",
 }
 
 
-def site_apps(apps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def site_apps(
+    apps: Sequence[Mapping[str, Any]], config_vars: Mapping[str, Mapping[str, str | None]] | None = None
+) -> list[dict[str, Any]]:
     """Return the apps with every default filled in."""
     if not _is_list(apps):
         raise AnsibleFilterError(f"apps must be a list of mappings, not {_shown(apps)}")
-    return [_complete(app, position) for position, app in enumerate(apps)]
+    return [_complete(_overlaid(app, config_vars or {}), position) for position, app in enumerate(apps)]
+
+
+def _overlaid(app: Any, config_vars: Mapping[str, Mapping[str, str | None]]) -> Any:
+    """Return the app with its config vars of the other place, of which one without a value takes one away."""
+    overlay = config_vars.get(app["name"]) if isinstance(app, Mapping) and _is_text(app.get("name")) else None
+    if not overlay:
+        return app
+    own = app.get("config") or {}
+    gone = {name for name in overlay if overlay[name] is None}
+    kept = {name: own[name] for name in own if name not in gone}
+    return {**app, "config": {**kept, **{name: overlay[name] for name in overlay if name not in gone}}}
 
 
 def _complete(app: Any, position: int) -> dict[str, Any]:
@@ -107,6 +131,8 @@ def _complete(app: Any, position: int) -> dict[str, Any]:
     full["home"] = f"{HOMES}/{name}"
     full["database"] = name.replace("-", "_")
     full["ports"] = [full["port"] + index for index in range(full["processes"].get("web", 0))]
+    # With one instance, a spare one serves while that is restarted.
+    full["spare_port"] = full["port"] + 1 if len(full["ports"]) == 1 else None
     full["programs"] = _programs(full)
     return full
 
@@ -114,16 +140,25 @@ def _complete(app: Any, position: int) -> dict[str, Any]:
 def _programs(app: dict[str, Any]) -> list[dict[str, Any]]:
     # Web instances first: they are what a visitor waits for.
     types = sorted(app["processes"], key=lambda process_type: (process_type != "web", process_type))
-    return [
-        {
-            "name": f"{app['name']}-{process_type}-{index}",
-            "type": process_type,
-            "index": index,
-            "port": app["ports"][index - 1] if process_type == "web" else None,
-        }
+    programs = [
+        _program(app, process_type, index, app["ports"][index - 1] if process_type == "web" else None)
         for process_type in types
         for index in range(1, app["processes"][process_type] + 1)
     ]
+    if app["spare_port"]:
+        programs.insert(1, {**_program(app, "web", 2, app["spare_port"]), "spare": True})
+    return programs
+
+
+def _program(app: dict[str, Any], process_type: str, index: int, port: int | None) -> dict[str, Any]:
+    return {
+        "name": f"{app['name']}-{process_type}-{index}",
+        "type": process_type,
+        "index": index,
+        "port": port,
+        "spare": False,
+        "stop_seconds": app["stop_seconds"].get(process_type),
+    }
 
 
 def _value(where: str, kind: str, value: Any) -> Any:
@@ -137,6 +172,10 @@ def _value(where: str, kind: str, value: Any) -> Any:
         return {
             _matching(where, PROCESS_TYPE_PATTERN, process_type): _count(f"{where}.{process_type}", value[process_type])
             for process_type in value
+        }
+    if kind == "seconds" and isinstance(value, Mapping):
+        return {
+            _matching(where, PROCESS_TYPE_PATTERN, name): _seconds(f"{where}.{name}", value[name]) for name in value
         }
     if kind == "config" and isinstance(value, Mapping):
         return {
@@ -163,6 +202,12 @@ def _count(where: str, value: Any) -> int:
     if _is_number(value) and 0 <= int(value) <= PORTS_AN_APP:
         return int(value)
     raise AnsibleFilterError(f"{where} must be a whole number from 0 to {PORTS_AN_APP}, not {_shown(value)}")
+
+
+def _seconds(where: str, value: Any) -> int:
+    if _is_number(value) and 1 <= int(value) <= MOST_STOP_SECONDS:
+        return int(value)
+    raise AnsibleFilterError(f"{where} must be a whole number from 1 to {MOST_STOP_SECONDS}, not {_shown(value)}")
 
 
 def _matching(where: str, pattern: str, name: Any) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from filter_plugins.site_apps import APP_KEYS, site_apps
 
 LEAST = {"name": "shop", "source": "examples/shop"}
+PLAIN = {"spare": False, "stop_seconds": None}
 
 
 def only(**keys):
@@ -22,6 +23,7 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "version": "",
             "domains": [],
             "processes": {"web": 2},
+            "stop_seconds": {},
             "config": {},
             "services": ["postgresql", "redis", "memcached"],
             "python": "system",
@@ -33,9 +35,10 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "home": "/srv/www/shop",
             "database": "shop",
             "ports": [8000, 8001],
+            "spare_port": None,
             "programs": [
-                {"name": "shop-web-1", "type": "web", "index": 1, "port": 8000},
-                {"name": "shop-web-2", "type": "web", "index": 2, "port": 8001},
+                {"name": "shop-web-1", "type": "web", "index": 1, "port": 8000, **PLAIN},
+                {"name": "shop-web-2", "type": "web", "index": 2, "port": 8001, **PLAIN},
             ],
         }
     ]
@@ -58,13 +61,29 @@ def test_two_apps_share_no_default_that_one_could_change():
 
 
 def test_programs_are_numbered_from_one_with_the_web_instances_first():
-    programs = only(processes={"beat": 1, "worker": 2, "web": 1})["programs"]
+    programs = only(processes={"beat": 1, "worker": 2, "web": 2})["programs"]
     assert [(program["name"], program["port"]) for program in programs] == [
         ("shop-web-1", 8000),
+        ("shop-web-2", 8001),
         ("shop-beat-1", None),
         ("shop-worker-1", None),
         ("shop-worker-2", None),
     ]
+
+
+def test_a_single_web_instance_has_a_spare_one_on_the_next_port():
+    app = only(processes={"web": 1, "worker": 1})
+    assert (app["ports"], app["spare_port"]) == ([8000], 8001)
+    assert [(program["name"], program["port"], program["spare"]) for program in app["programs"]] == [
+        ("shop-web-1", 8000, False),
+        ("shop-web-2", 8001, True),
+        ("shop-worker-1", None, False),
+    ]
+
+
+def test_a_process_type_has_its_own_time_to_end():
+    programs = only(processes={"web": 2, "worker": 1}, stop_seconds={"worker": 120})["programs"]
+    assert [program["stop_seconds"] for program in programs] == [None, None, 120]
 
 
 def test_an_app_without_web_processes_has_no_ports():
@@ -108,6 +127,11 @@ def test_a_config_value_is_kept_as_it_is(value):
         ([{**LEAST, "processes": ["web"]}], "apps[0].processes must be a mapping of process types"),
         ([{**LEAST, "processes": {"web": -1}}], "apps[0].processes.web must be a whole number from 0 to 20, not -1"),
         ([{**LEAST, "processes": {"web one": 1}}], "apps[0].processes has the key 'web one'"),
+        ([{**LEAST, "stop_seconds": 60}], "apps[0].stop_seconds must be a mapping of process types to seconds"),
+        (
+            [{**LEAST, "stop_seconds": {"web": 0}}],
+            "apps[0].stop_seconds.web must be a whole number from 1 to 3600, not",
+        ),
         ([{**LEAST, "config": {"A-B": "x"}}], "apps[0].config has the key 'A-B'"),
         ([{**LEAST, "config": {"DEBUG": False}}], "apps[0].config.DEBUG is a boolean, and an environment holds text"),
         ([{**LEAST, "config": {"A": None}}], "apps[0].config.A is a NoneType, and an environment holds text"),
