@@ -124,7 +124,7 @@ class ActionModule(ActionBase):
         try:
             path = site_directory(task_vars["ansible_inventory_sources"]) / "group_vars/all/config_vars.yml"
             if self._task.args.get("state") == "restored":
-                return self._restore(path, self._task.args["previous"])
+                return self._restore(path, self._task.args.get("previous"), task_vars["ansible_check_mode"])
             return self._change(path, task_vars["ansible_check_mode"])
         except (RefusedError, OSError) as problem:
             return {"failed": True, "msg": str(problem)}
@@ -162,9 +162,9 @@ class ActionModule(ActionBase):
         return vault.encrypt(text).decode() if vault.secrets else text
 
     @staticmethod
-    def _restore(path: Path, previous: str) -> dict[str, Any]:
-        if previous:
-            write(path, previous)
-        else:
-            path.unlink(missing_ok=True)
+    def _restore(path: Path, previous: str | None, check_mode: bool) -> dict[str, Any]:
+        now = path.read_text(encoding="utf-8") if path.exists() else ""
+        if previous is None or previous == now or check_mode:
+            return {"changed": False}
+        write(path, previous) if previous else path.unlink()
         return {"changed": True}

@@ -59,6 +59,9 @@ KEYS = {
     "domains": "domains: [shop.example]",
     "processes": "processes: {web: 2, worker: 1}",
     "stop_seconds": "stop_seconds: {worker: 120}",
+    "single": "single: [beat]",
+    "schedule": "schedule: [{at: '03:30', command: python manage.py clearsessions}]",
+    "writable": "writable: [uploads]",
     "config": 'config: {DEBUG: "0"}',
     "services": "services: [postgresql, redis, memcached]",
     "python": 'python: "3.13"',
@@ -93,6 +96,11 @@ SYNONYMS = {
     "url": "source",
     "workers": "processes",
     "stopwaitsecs": "stop_seconds",
+    "cron": "schedule",
+    "jobs": "schedule",
+    "scheduler": "schedule",
+    "volumes": "writable",
+    "singleton": "single",
     "grace": "stop_seconds",
     "postgres": "postgresql",
     "pg": "postgresql",
@@ -386,6 +394,66 @@ def check_stop_seconds(path: list[Any], app: str, value: Any) -> Iterator[Proble
             )
 
 
+def check_single(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list) or not all(isinstance(item, str) or unresolved(item) for item in value):
+        yield problem(path, f"single of {app} is {kind(value)}, not a list of processes", f"write  {KEYS['single']}")
+    elif "web" in value:
+        yield problem(
+            path,
+            f"{app} wants its process web on one host alone, and every web host has visitors to answer",
+            "remove  web  from single",
+        )
+
+
+EVERY = r"(1|2|3|4|5|6|10|12|15|20|30|60)m|(1|2|3|4|6|8|12|24)h|1d"
+DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+AT = rf"({DAY}(,{DAY})* )?([01]\d|2[0-3])?:[0-5]\d"
+
+
+def check_schedule(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield problem(path, f"schedule of {app} is {kind(value)}, not a list", f"write  {KEYS['schedule']}")
+        return
+    for index, job in enumerate(value):
+        if unresolved(job):
+            continue
+        if not isinstance(job, dict) or not isinstance(job.get("command"), str) or len({"at", "every"} & set(job)) != 1:
+            yield problem(
+                [*path, index],
+                f"job {index + 1} in the schedule of {app} needs a command and either at or every",
+                "write  - {every: 10m, command: python manage.py …}",
+            )
+            continue
+        key, pattern, example = ("every", EVERY, "10m") if "every" in job else ("at", AT, "'03:30'")
+        others = sorted(set(job) - {"command", key})
+        if others:
+            yield problem(
+                [*path, index], f"job {index + 1} of {app} has an unknown key {others[0]}", f"remove  {others[0]}"
+            )
+        elif not unresolved(job[key]) and not re.fullmatch(pattern, str(job[key])):
+            yield problem(
+                [*path, index, key],
+                f'job {index + 1} of {app} is to run {key} "{job[key]}"; it takes every: 10m, 1h, 6h, 1d or the like, '
+                "which comes out even in an hour or a day, or at: '03:30', ':15', 'Mon,Thu 03:30'",
+                f"write  {key}: {example}",
+            )
+
+
+def check_writable(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield problem(path, f"writable of {app} is {kind(value)}, not a list", f"write  {KEYS['writable']}")
+        return
+    for index, item in enumerate(value):
+        if unresolved(item):
+            continue
+        if not isinstance(item, str) or not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", item) or ".." in item:
+            yield problem(
+                [*path, index],
+                f"{app} has the writable {kind(item)}; it is a directory inside the app, such as uploads",
+                f"write  {KEYS['writable']}",
+            )
+
+
 def check_config(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
     if not isinstance(value, dict):
         yield problem(path, f"config of {app} is {kind(value)}, not names with values", f"write  {KEYS['config']}")
@@ -489,6 +557,9 @@ CHECKS: dict[str, Check] = {
     "domains": check_domains,
     "processes": check_processes,
     "stop_seconds": check_stop_seconds,
+    "single": check_single,
+    "schedule": check_schedule,
+    "writable": check_writable,
     "config": check_config,
     "services": check_services,
     "python": check_python,
@@ -559,6 +630,24 @@ def stop_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
                     f'{label(app, index)} gives time to end to the process "{name}", which it does not run.{hint}',
                     f"write  {match}: {seconds[name]}" if match else f"remove  {name}",
                 )
+
+
+def single_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """A process that is to be single and of which the app runs none, or several."""
+    single, processes = app.get("single"), app.get("processes")
+    if not isinstance(single, list) or not isinstance(processes, dict) or unresolved(processes):
+        return
+    for position, name in enumerate(single):
+        if not isinstance(name, str) or name == "web":
+            continue
+        count = number(processes.get(name, 0))
+        if count != 1:
+            has = "runs none of it" if not count else f"runs {count} of it"
+            yield problem(
+                ["apps", index, "single", position],
+                f'{label(app, index)} wants the process "{name}" once on the whole site, and {has}',
+                f"write  {name}: 1  in processes",
+            )
 
 
 def silent_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
@@ -758,6 +847,7 @@ def app_problems(
         found.extend(value_problems(index, app))
         found.extend(provided_problems(index, app))
         found.extend(stop_problems(index, app))
+        found.extend(single_problems(index, app))
         found.extend(silent_problems(index, app))
         found.extend(source_problems(index, app, sources or {}))
     found.extend(shared_problems(whole, reserved or {}))

@@ -20,8 +20,8 @@ options:
   _input:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
-        C(processes), C(stop_seconds), C(config), C(services), C(python), C(port), C(health_path), C(static_url) and
-        C(static_path).
+        C(processes), C(stop_seconds), C(single), C(schedule), C(writable), C(config), C(services), C(python), C(port),
+        C(health_path), C(static_url) and C(static_path).
     type: list
     elements: dict
     required: true
@@ -45,7 +45,8 @@ _value:
       directory), C(database) (name of database and role), C(ports) (one for each web instance), C(spare_port) (of an
       instance that serves while the only one is restarted, else null) and C(programs) (a mapping with C(name),
       C(type), C(index), C(port), C(spare) and C(stop_seconds) for each process; C(port) is null unless it is a web
-      one, C(stop_seconds) where the app does not say).
+      one, C(stop_seconds) where the app does not say). Each entry of C(schedule) has C(calendar), as systemd reads
+      it, and C(command).
   type: list
   elements: dict
 """
@@ -54,6 +55,9 @@ HOMES = "/srv/www"
 FIRST_PORT = 8000
 PORTS_AN_APP = 20
 MOST_STOP_SECONDS = 3600
+JOB_KEYS = ({"command", "every"}, {"command", "at"})
+EVERY_HELP = "every: 10m, 1h, 6h, 1d or the like, which comes out even in an hour or a day"
+AT_HELP = "at: '03:30', ':15' (of each hour) or 'Mon,Thu 03:30'"
 SERVICES = ("postgresql", "redis", "memcached")
 
 # What an app in the inventory may say: the kind of each value, and the default where there is one. The preflight reads
@@ -66,6 +70,9 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "domains": {"kind": "strings", "default": []},
     "processes": {"kind": "counts", "default": {"web": 2}},
     "stop_seconds": {"kind": "seconds", "default": {}},
+    "single": {"kind": "strings", "default": []},
+    "schedule": {"kind": "schedule", "default": []},
+    "writable": {"kind": "strings", "default": []},
     "config": {"kind": "config", "default": {}},
     "services": {"kind": "strings", "default": list(SERVICES)},
     "python": {"kind": "string", "default": "system"},
@@ -86,6 +93,7 @@ KINDS = {
     "number": "a whole number",
     "counts": "a mapping of process types to how many of each",
     "seconds": "a mapping of process types to seconds",
+    "schedule": "a list of mappings, each with command and either every or at",
     "config": "a mapping of names to strings",
 }
 
@@ -177,6 +185,8 @@ def _value(where: str, kind: str, value: Any) -> Any:
         return {
             _matching(where, PROCESS_TYPE_PATTERN, name): _seconds(f"{where}.{name}", value[name]) for name in value
         }
+    if kind == "schedule" and _is_list(value) and all(isinstance(job, Mapping) for job in value):
+        return [_job(f"{where}[{position}]", job) for position, job in enumerate(value)]
     if kind == "config" and isinstance(value, Mapping):
         return {
             _matching(where, CONFIG_NAME_PATTERN, name): _config_value(f"{where}.{name}", value[name]) for name in value
@@ -184,6 +194,38 @@ def _value(where: str, kind: str, value: Any) -> Any:
     # Whatever stands where the config should be may hold its secrets.
     found = f"a {type(value).__name__}" if kind == "config" else _shown(value)
     raise AnsibleFilterError(f"{where} must be {KINDS[kind]}, not {found}")
+
+
+def _job(where: str, job: Mapping[str, Any]) -> dict[str, str]:
+    if not _is_text(job.get("command")) or not job["command"].strip() or set(job) not in JOB_KEYS:
+        raise AnsibleFilterError(f"{where} must have command and either every or at")
+    calendar = every(str(job["every"])) if "every" in job else at(str(job["at"]))
+    if calendar is None:
+        raise AnsibleFilterError(f"{where} is to run {EVERY_HELP if 'every' in job else AT_HELP}")
+    return {"calendar": calendar, "command": " ".join(str(job["command"]).split("\n")).strip()}
+
+
+def every(text: str) -> str | None:
+    """Return the calendar of a period that comes out even in an hour or a day."""
+    match = re.fullmatch(r"(\d+)([mhd])", text)
+    if not match:
+        return None
+    number, unit = int(match[1]), match[2]
+    if unit == "m" and number and 60 % number == 0:
+        return f"*-*-* *:0/{number}:00"
+    if unit == "h" and number and 24 % number == 0:
+        return f"*-*-* 0/{number}:00:00"
+    return "*-*-* 00:00:00" if (number, unit) == (1, "d") else None
+
+
+def at(text: str) -> str | None:
+    """Return the calendar of a time of day, of each hour, or of days of the week."""
+    day = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+    match = re.fullmatch(rf"(?:({day}(?:,{day})*) )?(\d\d)?:(\d\d)", text)
+    if not match or int(match[2] or 0) > 23 or int(match[3]) > 59:
+        return None
+    days = f"{match[1]} " if match[1] else ""
+    return f"{days}*-*-* {match[2] or '*'}:{match[3]}:00"
 
 
 def _config_value(where: str, value: Any) -> str:

@@ -84,6 +84,11 @@ options:
     description: Directory in the source that they are collected to.
     type: str
     default: staticfiles
+  writable:
+    description: Directories inside the source that keep what the app writes there, whatever release runs.
+    type: list
+    elements: str
+    default: []
   uv_requirements:
     description: Requirements file on the host that names uv by version and hash.
     type: path
@@ -209,6 +214,7 @@ class Build:
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
             self.unpack(archive)
+            self.link_writable()
             self.install_uv()
             self.install_packages()
             self.provide_server()
@@ -230,6 +236,14 @@ class Build:
         shutil.chown(self.directory, self.app, self.app)
         # New times for all files: nginx tells two versions of a static file apart by time and size.
         self.as_app("unpack the source", "tar -xzm --no-same-owner", data=Path(archive).read_bytes())
+
+    def link_writable(self) -> None:
+        """Put a link to what is kept where the app writes; what the source has there is copied once."""
+        for name in self.module.params["writable"]:
+            kept, here = shlex.quote(f"{self.home}/media/{name}"), shlex.quote(name)
+            copy = f"if [ -d {here} ]; then cp -r --no-clobber {here}/. {kept}/; fi"
+            link = f'rm -rf {here} && mkdir -p "$(dirname {here})" && ln -s {kept} {here}'
+            self.as_app(f"keep {name} outside the release", f"mkdir -p {kept} && {copy} && {link}")
 
     def install_uv(self) -> None:
         requirements = Path(self.module.params["uv_requirements"])
@@ -406,6 +420,7 @@ def main() -> None:
             "processes": {"type": "list", "elements": "str", "default": []},
             "static_url": {"type": "str", "default": "/static/"},
             "static_path": {"type": "str", "default": "staticfiles"},
+            "writable": {"type": "list", "elements": "str", "default": []},
             "uv_requirements": {"type": "path", "required": True},
             # May hold a password.
             "index_url": {"type": "str", "default": "", "no_log": True},

@@ -34,7 +34,7 @@ options:
     choices: [checked, written, restored]
     default: written
   previous:
-    description: Text of the file before, as I(previous) of an earlier result; for C(state=restored).
+    description: Text of the file before. Without it, C(state=restored) does nothing.
     type: str
 """
 

@@ -24,6 +24,9 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "domains": [],
             "processes": {"web": 2},
             "stop_seconds": {},
+            "single": [],
+            "schedule": [],
+            "writable": [],
             "config": {},
             "services": ["postgresql", "redis", "memcached"],
             "python": "system",
@@ -84,6 +87,39 @@ def test_a_single_web_instance_has_a_spare_one_on_the_next_port():
 def test_a_process_type_has_its_own_time_to_end():
     programs = only(processes={"web": 2, "worker": 1}, stop_seconds={"worker": 120})["programs"]
     assert [program["stop_seconds"] for program in programs] == [None, None, 120]
+
+
+@pytest.mark.parametrize(
+    ("when", "calendar"),
+    [
+        ({"every": "10m"}, "*-*-* *:0/10:00"),
+        ({"every": "1h"}, "*-*-* 0/1:00:00"),
+        ({"every": "1d"}, "*-*-* 00:00:00"),
+        ({"at": "03:30"}, "*-*-* 03:30:00"),
+        ({"at": ":15"}, "*-*-* *:15:00"),
+        ({"at": "Mon,Thu 03:30"}, "Mon,Thu *-*-* 03:30:00"),
+    ],
+)
+def test_a_job_has_a_calendar_as_systemd_reads_it(when, calendar):
+    job = {"command": "python manage.py tidy", **when}
+    assert only(schedule=[job])["schedule"] == [{"calendar": calendar, "command": "python manage.py tidy"}]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"command": "x"},
+        {"every": "10m"},
+        {"command": "x", "every": "7m"},
+        {"command": "x", "every": "soon"},
+        {"command": "x", "at": "25:00"},
+        {"command": "x", "at": "03:30", "every": "1d"},
+        {"command": " ", "at": "03:30"},
+    ],
+)
+def test_a_job_that_has_no_time_or_no_command_is_refused(job):
+    with pytest.raises(AnsibleFilterError, match="schedule\\[0\\]"):
+        only(schedule=[job])
 
 
 def test_an_app_without_web_processes_has_no_ports():

@@ -15,6 +15,13 @@ ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 SOURCE = ROOT / "molecule/deploy/files/shop"
 SERVERS = {"web1": "10.90.62.11", "web2": "10.90.62.12"}
 
+# Twenty moments where there is time for it, with DEPLOY_KILLS=20; the same ones each time.
+KILLED_AFTER = [round(1 + 15 * (index * 0.618 % 1), 1) for index in range(int(os.environ.get("DEPLOY_KILLS", "3")))]
+SINGLE_LOOP = (
+    "while sleep 0.1; do curl -sk -o /dev/null -w '%%{{http_code}}\\n' --max-time 10"
+    " --resolve single.example:443:127.0.0.1 https://single.example/ >>{}; done"
+)
+
 testinfra_hosts = ["ansible://web1"]
 # pytest would move a test without the host behind those with it, and then the order is lost.
 pytestmark = pytest.mark.usefixtures("host")
@@ -158,7 +165,11 @@ def test_a_job_that_a_worker_is_at_is_not_lost(host, source):
             "the release command of shop v{} failed with exit code 1, and nothing was switched: relation",
         ),
         ("unimportable", {"shop_py": "import nothing_of_that_name"}, "v{} of shop does not work on this host"),
-        ("mute", {"Procfile": "web: sleep 1000\nworker: sleep 1000\n"}, "gives no answer on port 8000"),
+        (
+            "mute",
+            {"Procfile": "web: sleep 1000\nworker: sleep 1000\nbeat: sleep 1000\n"},
+            "gives no answer on port 8000",
+        ),
         ("unbuildable", {"requirements_txt": "no-such-package-anywhere==1"}, "v{} of shop was not built"),
     ],
 )
@@ -170,6 +181,97 @@ def test_a_release_that_fails_leaves_the_old_one_serving_and_says_why(host, sour
     assert word.startswith("FAILED: web")
     assert versions() == before
     assert releases(host)[number] == "failed"
+
+
+def test_a_migration_that_waits_for_a_lock_gives_up_and_the_old_release_serves(host, source):
+    before = versions()
+    held = "BEGIN; LOCK TABLE orders; SELECT pg_sleep(25)"
+    host.check_output("systemd-run --unit=held --uid=postgres psql --dbname=shop --command=%s", held)
+    word = fails("deploy", shop_source=source("locked-out"))
+    host.check_output("systemctl stop held")
+    assert "canceling statement due to lock timeout" in word
+    assert versions() == before
+
+
+def test_a_config_var_is_set_unset_and_put_back_where_the_app_does_not_work_with_it(host, source):
+    where, file = source("config"), ROOT / "molecule/deploy/inventory/group_vars/all/config_vars.yml"
+    works("deploy", shop_source=where)
+    try:
+        said = works("config", set={"COLOR": "deep-blue {{ x }}"}, shop_source="/nowhere")
+        assert "deep-blue" not in said
+        assert {json.loads(ask(name))["color"] for name in SERVERS} == {"deep-blue {{ x }}"}
+        assert "config: set COLOR" in works("releases")
+        kept = file.read_text()
+        assert "the inventory is as it was" in fails("config", set={"SICK": "1"})
+        assert file.read_text() == kept
+        assert {json.loads(ask(name))["color"] for name in SERVERS} == {"deep-blue {{ x }}"}
+        works("config", unset=["COLOR"])
+        assert {json.loads(ask(name))["color"] for name in SERVERS} == {None}
+        assert versions() == {"config"}
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def test_a_command_runs_once_with_the_release_of_the_app():
+    assert "run by shop" in works("run", command='echo "run by $USER"')
+
+
+def test_the_maintenance_page_comes_and_goes_by_command(host):
+    works("maintenance", state="on")
+    shown = host.run("curl -sik --resolve shop.example:443:127.0.0.1 https://shop.example/").stdout
+    works("maintenance", state="off")
+    assert shown.startswith("HTTP/2 503")
+    assert "retry-after: 300" in shown.lower()
+    assert "Back soon" in shown
+    assert json.loads(ask("web1"))["version"]
+
+
+def test_a_client_that_asks_without_end_is_told_to_slow_down(host):
+    """A thousand requests at once are more than one client is given."""
+    burst = "curl -sk -Z --parallel-max 50 -o /dev/null -w '%{http_code}\\n' --resolve shop.example:443:127.0.0.1"
+    codes = host.run(f"{burst} 'https://shop.example/health?[1-2000]' | sort | uniq -c").stdout.split()
+    assert set(codes[1::2]) == {"200", "429"}
+
+
+def test_scheduled_jobs_and_single_processes_are_on_one_host(host, other):
+    timers = [server.check_output("systemctl list-timers --no-legend 'offramp-job.shop.*'") for server in (host, other)]
+    assert [bool(timer) for timer in timers] == [True, False]
+    beats = [server.run("supervisorctl pid shop-beat-1").rc for server in (host, other)]
+    assert beats[0] == 0
+    assert beats[1] != 0
+    name = timers[0].split()[-2].replace(".timer", ".service")
+    host.check_output("systemctl start %s", name)
+    assert host.file("/srv/www/shop/media/scheduled").content_string == "100% of shop\n"
+
+
+def test_a_single_instance_is_deployed_without_a_failed_request(host):
+    answers = "/tmp/single"
+    host.check_output("systemd-run --unit=single sh -c %s", SINGLE_LOOP.format(answers))
+    works("deploy", app="single", single_config={"A": "2"})
+    host.check_output("systemctl stop single")
+    codes = host.file(answers).content_string.split()
+    assert len(codes) > 10
+    assert set(codes) == {"200"}
+
+
+@pytest.mark.parametrize("moment", KILLED_AFTER)
+def test_a_deploy_that_is_killed_at_any_moment_is_completed_by_the_next(source, moment):
+    with Load() as load:
+        version = f"killed-after-{moment}"
+        where = source(version)
+        running = subprocess.Popen(
+            command("deploy", shop_source=where),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(moment)
+        os.killpg(running.pid, 9)
+        running.wait()
+        works("deploy", shop_source=where, break_lock=True)
+    assert load.is_clean, load.report
+    assert versions() == {version}
 
 
 def test_a_second_deploy_is_told_who_deploys_and_a_killed_one_frees_its_lock(host, source):
