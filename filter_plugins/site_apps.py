@@ -75,7 +75,7 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "writable": {"kind": "strings", "default": []},
     "config": {"kind": "config", "default": {}},
     "services": {"kind": "strings", "default": list(SERVICES)},
-    "python": {"kind": "string", "default": "system"},
+    "python": {"kind": "string", "default": ""},
     "port": {"kind": "number"},
     "health_path": {"kind": "string", "default": "/"},
     "static_url": {"kind": "string", "default": "/static/"},

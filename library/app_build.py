@@ -11,6 +11,7 @@ import pwd
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 
 from ansible.module_utils.app_store import BUILDING, HeldError, Lock, Releases
@@ -68,9 +69,11 @@ options:
     type: path
     required: true
   python:
-    description: C(system) for Debian's python3, or a version such as C(3.13).
+    description:
+      - C(system) for Debian's python3, or a version such as C(3.13). Empty is what the source asks for, in
+        C(.python-version), C(runtime.txt) or C(requires-python) of C(pyproject.toml), else C(system).
     type: str
-    default: system
+    default: ""
   processes:
     description: Process types that the site runs, each of which the Procfile has to have.
     type: list
@@ -284,19 +287,28 @@ class Build:
         )
 
     def interpreter(self) -> str:
-        wanted: str = self.module.params["python"]
+        wanted = self.module.params["python"] or asked_python(self.directory)
         script = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
         system = self.must("ask for the version of python3", [SYSTEM_PYTHON, "-c", script]).strip()
         if wanted == "system" or f"{system}.".startswith(f"{wanted}."):
             return SYSTEM_PYTHON
-        code, _out, said = self.run_as_app(f"uv python install --no-bin {shlex.quote(wanted)}")
+        name = shlex.quote(wanted)
+        if not re.fullmatch(r"[\d.]+", wanted) and self.system_satisfies(name):
+            return SYSTEM_PYTHON
+        code, _out, said = self.run_as_app(f"uv python install --no-bin {name}")
         if code != 0:
             raise BuildError(
                 f"this host's python3 is {system}, and Python {wanted} could not be fetched: {last_line(said)}. "
                 "Two ways out: `python: system` for this app in the inventory; or let the host reach the releases of "
                 "python-build-standalone, or a copy of them that UV_PYTHON_INSTALL_MIRROR in the app's config names"
             )
-        return self.as_app("find Python", f"uv python find --no-project --managed-python {shlex.quote(wanted)}").strip()
+        return self.as_app("find Python", f"uv python find --no-project --managed-python {name}").strip()
+
+    def system_satisfies(self, request: str) -> bool:
+        """Ask uv, which knows what a range such as >=3.11,<4 takes."""
+        find = "uv python find --no-project --no-python-downloads --no-managed-python"
+        code, out, _said = self.run_as_app(f"{find} {request}")
+        return code == 0 and Path(out.strip()).resolve() == Path(SYSTEM_PYTHON).resolve()
 
     def provide_server(self) -> None:
         if (self.directory / "Procfile").exists():
@@ -367,6 +379,20 @@ class Build:
         return out
 
 
+def asked_python(directory: Path) -> str:
+    """Return the Python that the source asks for, in the first of the places where Heroku looks."""
+    for name in (".python-version", "runtime.txt"):
+        path = directory / name
+        if path.exists():
+            lines = (line.partition("#")[0].strip() for line in path.read_text(errors="replace").splitlines())
+            return next((line.removeprefix("python-") for line in lines if line), "system")
+    path = directory / "pyproject.toml"
+    if path.exists():
+        required = tomllib.loads(path.read_text()).get("project", {}).get("requires-python", "")
+        return required.replace(" ", "") or "system"
+    return "system"
+
+
 def find_wsgi_module(directory: Path) -> str | None:
     """Return what gunicorn is to serve, as it is named on its command line."""
     for path in sorted(directory.glob("*/wsgi.py")):
@@ -416,7 +442,7 @@ def main() -> None:
             "token": {"type": "str", "required": True, "no_log": False},
             # Of this host by now, and absent until it is known to be needed.
             "archive": {"type": "path"},
-            "python": {"type": "str", "default": "system"},
+            "python": {"type": "str", "default": ""},
             "processes": {"type": "list", "elements": "str", "default": []},
             "static_url": {"type": "str", "default": "/static/"},
             "static_path": {"type": "str", "default": "staticfiles"},

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from library.app_build import Build, BuildError, find_wsgi_module, make
+from library.app_build import Build, BuildError, asked_python, find_wsgi_module, make
 
 ABOUT = {"version": "main", "who": "ann@laptop", "when": "2026-05-04 10:00:00 UTC", "what": "deploy"}
 DEFAULTS = {
@@ -110,6 +110,34 @@ def test_the_systems_python_serves_where_it_satisfies(build, wanted):
 def test_another_python_is_fetched_by_uv(build, wanted):
     made = build(answers={**VERSION, "uv python find": (0, "/srv/www/shop/.python/bin/python\n", "")}, python=wanted)
     assert made.interpreter() == "/srv/www/shop/.python/bin/python"
+
+
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        ({".python-version": "3.12\n", "runtime.txt": "python-3.11.4"}, "3.12"),
+        ({".python-version": "# ours\n\n3.12.1 # exactly\n"}, "3.12.1"),
+        ({"runtime.txt": "python-3.11.4\n"}, "3.11.4"),
+        ({"pyproject.toml": '[project]\nrequires-python = ">=3.11, <4"'}, ">=3.11,<4"),
+        ({"pyproject.toml": "[tool.x]"}, "system"),
+        ({}, "system"),
+    ],
+)
+def test_the_source_says_which_python_it_asks_for(tmp_path, files, asked):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert asked_python(tmp_path) == asked
+
+
+def test_what_the_inventory_says_of_python_goes_before_what_the_source_asks_for(build):
+    assert build({".python-version": "3.9"}, VERSION, python="system").interpreter() == "/usr/bin/python3"
+
+
+def test_a_range_that_the_systems_python_is_in_takes_it(build):
+    answers = {**VERSION, "--no-managed-python": (0, "/usr/bin/python3\n", "")}
+    made = build({"pyproject.toml": '[project]\nrequires-python = ">=3.11"'}, answers, python="")
+    assert made.interpreter() == "/usr/bin/python3"
+    assert not any("uv python install" in command for command in made.module.commands)
 
 
 def test_a_python_that_cannot_be_fetched_is_answered_with_both_ways_out(build):

@@ -29,7 +29,7 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "writable": [],
             "config": {},
             "services": ["postgresql", "redis", "memcached"],
-            "python": "system",
+            "python": "",
             "port": 8000,
             "health_path": "/",
             "static_url": "/static/",
