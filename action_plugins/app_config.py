@@ -95,7 +95,7 @@ def note(values: Mapping[str, str], unset: list[str]) -> str:
 
 def dumped(config_vars: Mapping[str, Any]) -> str:
     content = {
-        app: {name: None if value is None else Plain(value) for name, value in config.items()}
+        str(app): {str(name): None if value is None else Plain(value) for name, value in config.items()}
         for app, config in config_vars.items()
     }
     return HEADER + yaml.dump({"config_vars": content}, Dumper=Dumper, allow_unicode=True, width=10_000)
@@ -125,25 +125,26 @@ class ActionModule(ActionBase):
             path = site_directory(task_vars["ansible_inventory_sources"]) / "group_vars/all/config_vars.yml"
             if self._task.args.get("state") == "restored":
                 return self._restore(path, self._task.args.get("previous"), task_vars["ansible_check_mode"])
-            return self._change(path, task_vars["ansible_check_mode"])
+            return self._change(path, task_vars)
         except (RefusedError, OSError) as problem:
             return {"failed": True, "msg": str(problem)}
 
-    def _change(self, path: Path, check_mode: bool) -> dict[str, Any]:
+    def _change(self, path: Path, task_vars: dict[str, Any]) -> dict[str, Any]:
         arguments = self._task.args
-        app, unset = arguments["app"], arguments.get("unset") or []
+        # As they were given: a value that looks like a template is none.
+        app, wished, unset = arguments["app"], task_vars.get("set") or {}, task_vars.get("unset") or []
         own = next((one.get("config") or {} for one in arguments["apps"] if one["name"] == app), None)
         if own is None:
             names = ", ".join(one["name"] for one in arguments["apps"])
             raise RefusedError(f"say which app:  -e app=…  (this site has {names})")
         before = self._read(path)
-        values = checked(app, {**own, **before.get(app, {})}, arguments.get("set") or {}, unset)
+        values = checked(app, {**own, **before.get(app, {})}, wished, unset)
         result = {"changed": False, "note": note(values, unset)}
         if arguments.get("state") == "checked":
             return result
         after = changed_vars(before, app, own, values, unset)
         previous = path.read_text(encoding="utf-8") if path.exists() else ""
-        if after != before and not check_mode:
+        if after != before and not task_vars["ansible_check_mode"]:
             write(path, self._sealed(dumped(after)))
         return {**result, "changed": after != before, "config_vars": after, "previous": previous}
 

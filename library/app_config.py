@@ -7,6 +7,8 @@ short_description: Sets and unsets config vars of an app in the site's inventory
 description:
   - Writes C(group_vars/all/config_vars.yml) of the inventory, encrypted where the run has a vault password, and touches
     no other file. What stands there goes before C(config) of the list C(apps).
+  - The variables C(set) (values by name) and C(unset) (a list of names) say what to do. They are read as given
+    and not as templates, so that every value arrives byte for byte.
   - Unsetting what the list C(apps) sets leaves an empty entry there, which takes it away.
   - Shows no value. C(state=checked) looks for mistakes only, and its result holds nothing secret; the result of
     C(state=written) does, and belongs under C(no_log).
@@ -19,15 +21,6 @@ options:
     description: The list C(apps) of the inventory.
     type: list
     elements: dict
-  set:
-    description: Values by name.
-    type: dict
-    default: {}
-  unset:
-    description: Names.
-    type: list
-    elements: str
-    default: []
   state:
     description: Whether to look for mistakes, to write, or to put back what was there.
     type: str
@@ -43,6 +36,7 @@ EXAMPLES = r"""
   app_config:
     app: shop
     apps: "{{ apps }}"
+  vars:
     set: {COLOR: blue}
   run_once: true
   no_log: true
