@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -16,14 +17,19 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        archive = arguments.pop("archive", None)
+        pattern = Path(arguments.pop("archive"))
         result = self._execute_module(module_name="app_build", module_args=arguments, task_vars=task_vars)
         if not result.get("archive_needed"):
             return result
+        archive = next(iter(sorted(pattern.parent.glob(pattern.name))), None)
+        if archive is None:
+            story = f"{arguments['app']}: {arguments['about']['version']} is not built on this host, and its source is "
+            story += "not at hand: deploy a version that the inventory names"
+            return {"failed": True, "msg": story, "outcome": story}
         self._make_tmp_path()
         shell = self._connection._shell
         try:
-            remote = self._transfer_file(archive, shell.join_path(shell.tmpdir, "release.tar.gz"))
+            remote = self._transfer_file(str(archive), shell.join_path(shell.tmpdir, "release.tar.gz"))
             arguments["archive"] = remote
             return self._execute_module(module_name="app_build", module_args=arguments, task_vars=task_vars)
         finally:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import getpass
 import gzip
 import hashlib
 import io
 import json
 import os
 import re
+import secrets
+import socket
 import stat
 import subprocess
 import tarfile
@@ -287,6 +291,16 @@ def resolve_all(apps: Any, base: Path, cache: Path) -> tuple[dict[str, Any], lis
     return sources, problems
 
 
+def this_run() -> dict[str, str]:
+    """Return who runs this and since when, and a token that no other run has."""
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "who": f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()}",
+        "since": f"{now:%Y-%m-%d %H:%M:%S} UTC",
+        "token": secrets.token_hex(8),
+    }
+
+
 class ActionModule(ActionBase):
     """The app_source action: no part of it runs on a server."""
 
@@ -297,11 +311,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
         arguments = self._task.args
-        missing = [name for name in ("apps", "base", "cache") if not arguments.get(name)]
+        missing = [name for name in ("apps", "base", "cache") if arguments.get(name) is None]
         if missing:
             raise AnsibleActionFail(f"app_source: {', '.join(missing)} is needed")
         sources, problems = resolve_all(arguments["apps"], Path(arguments["base"]), Path(arguments["cache"]))
         if problems:
             message = "There is no source for " + "\n".join(problems)
             return {"failed": True, "msg": message, "problems": problems, "sources": sources}
-        return {"changed": False, "sources": sources}
+        return {"changed": False, "sources": sources, "run": this_run()}

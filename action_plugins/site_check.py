@@ -367,9 +367,9 @@ class ActionModule(ActionBase):
         names = files.names() | {name for own in raw.values() for name in own if name.startswith("vault_")}
         options = role_options()
         site_values = {}
-        for name in sorted(names | {"apps"}):
+        for name in sorted(names | {"apps", "config_vars"}):
             holder = next((host for host in order if name in raw[host]), None)
-            if holder is not None and (name == "apps" or name in options or name.startswith("vault_")):
+            if holder is not None and (name in ("apps", "config_vars") or name in options or name.startswith("vault_")):
                 site_values[name] = values[holder].resolve(raw[holder][name])
         site = {
             "groups": groups,
@@ -392,7 +392,8 @@ class ActionModule(ActionBase):
         reserved = (
             {operator: "that is the operator's account (base_operator_name)"} if isinstance(operator, str) else {}
         )
-        yield from filtered("app_problems", apps, source_facts(apps), reserved)
+        config_vars = site_values.get("config_vars") or {}
+        yield from filtered("app_problems", apps, source_facts(apps), reserved, config_vars)
 
     def _templar_of(self, task_vars: dict[str, Any], own: Mapping[str, Any]) -> Templar:
         return Templar(loader=self._loader, variables={**task_vars, **own})

@@ -32,6 +32,10 @@ options:
     description: User names that the site uses for other purposes, with the purpose.
     type: dict
     default: {}
+  config_vars:
+    description: Config vars by app that stand beside the list, where one without a value takes one away.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -54,6 +58,10 @@ KEYS = {
     "version": "version: main",
     "domains": "domains: [shop.example]",
     "processes": "processes: {web: 2, worker: 1}",
+    "stop_seconds": "stop_seconds: {worker: 120}",
+    "single": "single: [beat]",
+    "schedule": "schedule: [{at: '03:30', command: python manage.py clearsessions}]",
+    "writable": "writable: [uploads]",
     "config": 'config: {DEBUG: "0"}',
     "services": "services: [postgresql, redis, memcached]",
     "python": 'python: "3.13"',
@@ -88,6 +96,13 @@ SYNONYMS = {
     "tag": "version",
     "url": "source",
     "workers": "processes",
+    "stopwaitsecs": "stop_seconds",
+    "cron": "schedule",
+    "jobs": "schedule",
+    "scheduler": "schedule",
+    "volumes": "writable",
+    "singleton": "single",
+    "grace": "stop_seconds",
     "postgres": "postgresql",
     "pg": "postgresql",
     "database": "postgresql",
@@ -204,6 +219,7 @@ SITE_PORTS = {
 }
 PROVIDED = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}
 FIRST_PORT, PORTS_PER_APP = 8000, 20
+MOST_STOP_SECONDS = 3600
 
 Problem = dict[str, Any]
 Check = Callable[[list[Any], str, Any], Iterator[Problem]]
@@ -363,6 +379,82 @@ def count_problems(path: list[Any], app: str, name: str, value: Any) -> Iterator
         )
 
 
+def check_stop_seconds(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield problem(
+            path, f"stop_seconds of {app} is {kind(value)}, not names with seconds", f"write  {KEYS['stop_seconds']}"
+        )
+        return
+    for name, seconds in value.items():
+        if not unresolved(seconds) and not 1 <= (number(seconds) or 0) <= MOST_STOP_SECONDS:
+            yield problem(
+                [*path, name],
+                f"{app} gives the process {name} {kind(seconds)} to end in; it takes seconds from 1 to "
+                f"{MOST_STOP_SECONDS}",
+                f"write  {name}: 60",
+            )
+
+
+def check_single(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list) or not all(isinstance(item, str) or unresolved(item) for item in value):
+        yield problem(path, f"single of {app} is {kind(value)}, not a list of processes", f"write  {KEYS['single']}")
+    elif "web" in value:
+        yield problem(
+            path,
+            f"{app} wants its process web on one host alone, and every web host has visitors to answer",
+            "remove  web  from single",
+        )
+
+
+EVERY = r"(1|2|3|4|5|6|10|12|15|20|30|60)m|(1|2|3|4|6|8|12|24)h|1d"
+DAY = "(Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+AT = rf"({DAY}(,{DAY})* )?([01]\d|2[0-3])?:[0-5]\d"
+
+
+def check_schedule(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield problem(path, f"schedule of {app} is {kind(value)}, not a list", f"write  {KEYS['schedule']}")
+        return
+    for index, job in enumerate(value):
+        if unresolved(job):
+            continue
+        if not isinstance(job, dict) or not isinstance(job.get("command"), str) or len({"at", "every"} & set(job)) != 1:
+            yield problem(
+                [*path, index],
+                f"job {index + 1} in the schedule of {app} needs a command and either at or every",
+                "write  - {every: 10m, command: python manage.py …}",
+            )
+            continue
+        key, pattern, example = ("every", EVERY, "10m") if "every" in job else ("at", AT, "'03:30'")
+        others = sorted(set(job) - {"command", key})
+        if others:
+            yield problem(
+                [*path, index], f"job {index + 1} of {app} has an unknown key {others[0]}", f"remove  {others[0]}"
+            )
+        elif not unresolved(job[key]) and not re.fullmatch(pattern, str(job[key])):
+            yield problem(
+                [*path, index, key],
+                f'job {index + 1} of {app} is to run {key} "{job[key]}"; it takes every: 10m, 1h, 6h, 1d or the like, '
+                "which comes out even in an hour or a day, or at: '03:30', ':15', 'Mon,Thu 03:30'",
+                f"write  {key}: {example}",
+            )
+
+
+def check_writable(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, list):
+        yield problem(path, f"writable of {app} is {kind(value)}, not a list", f"write  {KEYS['writable']}")
+        return
+    for index, item in enumerate(value):
+        if unresolved(item):
+            continue
+        if not isinstance(item, str) or not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*", item) or ".." in item:
+            yield problem(
+                [*path, index],
+                f"{app} has the writable {kind(item)}; it is a directory inside the app, such as uploads",
+                f"write  {KEYS['writable']}",
+            )
+
+
 def check_config(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
     if not isinstance(value, dict):
         yield problem(path, f"config of {app} is {kind(value)}, not names with values", f"write  {KEYS['config']}")
@@ -472,6 +564,10 @@ CHECKS: dict[str, Check] = {
     "name": check_name,
     "domains": check_domains,
     "processes": check_processes,
+    "stop_seconds": check_stop_seconds,
+    "single": check_single,
+    "schedule": check_schedule,
+    "writable": check_writable,
     "config": check_config,
     "services": check_services,
     "python": check_python,
@@ -515,7 +611,7 @@ def value_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
             yield from CHECKS[key](path, name, value)
 
 
-def provided_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+def provided_problems(index: int, app: dict[str, Any], path: list[Any] | None = None) -> Iterator[Problem]:
     """A config variable that the site itself provides."""
     services, config = app.get("services"), app.get("config")
     services = list(SERVICES) if services is None else services
@@ -525,9 +621,41 @@ def provided_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
         if name in config and service in services:
             rest = ", ".join(item for item in SERVICES if item in services and item != service)
             yield problem(
-                ["apps", index, "config", name],
+                [*(path or ["apps", index, "config"]), name],
                 f"{label(app, index)} sets {name}, which it is given because it uses the site's {service}",
                 f"remove {name}; or, to use another server, leave {service} out:  services: [{rest}]",
+            )
+
+
+def stop_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """Time to end for a process that the app does not run."""
+    seconds, processes = app.get("stop_seconds"), app.get("processes")
+    if isinstance(seconds, dict) and isinstance(processes, dict) and not unresolved(processes):
+        for name in seconds:
+            if name not in processes:
+                match, hint = nearest(name, processes), did_you_mean(name, processes)
+                yield problem(
+                    ["apps", index, "stop_seconds", name],
+                    f'{label(app, index)} gives time to end to the process "{name}", which it does not run.{hint}',
+                    f"write  {match}: {seconds[name]}" if match else f"remove  {name}",
+                )
+
+
+def single_problems(index: int, app: dict[str, Any]) -> Iterator[Problem]:
+    """A process that is to be single and of which the app runs none, or several."""
+    single, processes = app.get("single"), app.get("processes")
+    if not isinstance(single, list) or not isinstance(processes, dict) or unresolved(processes):
+        return
+    for position, name in enumerate(single):
+        if not isinstance(name, str) or name == "web":
+            continue
+        count = number(processes.get(name, 0))
+        if count != 1:
+            has = "runs none of it" if not count else f"runs {count} of it"
+            yield problem(
+                ["apps", index, "single", position],
+                f'{label(app, index)} wants the process "{name}" once on the whole site, and {has}',
+                f"write  {name}: 1  in processes",
             )
 
 
@@ -595,6 +723,36 @@ def source_problems(index: int, app: dict[str, Any], sources: dict[str, Any]) ->
                 )
 
 
+def config_var_problems(apps: list[tuple[int, dict[str, Any]]], config_vars: Any) -> Iterator[Problem]:
+    """Mistakes in the config vars that stand beside the list of apps."""
+    if not isinstance(config_vars, dict):
+        yield problem(
+            ["config_vars"],
+            f"config_vars is {kind(config_vars)}, not apps with their config vars",
+            "remove  config_vars",
+        )
+        return
+    if unresolved(config_vars):
+        return
+    known = {str(app.get("name")): (index, app) for index, app in apps}
+    for name, values in config_vars.items():
+        if name not in known:
+            yield problem(
+                ["config_vars", name],
+                f'config_vars has values for the app "{name}", which does not exist.{did_you_mean(name, known)}',
+                f"remove  {name}  from config_vars",
+            )
+            continue
+        index, app = known[name]
+        path = ["config_vars", name]
+        values = (
+            {key: value for key, value in values.items() if value is not None} if isinstance(values, dict) else values
+        )
+        yield from check_config(path, label(app, index), values)
+        if isinstance(values, dict):
+            yield from provided_problems(index, {**app, "config": values}, path)
+
+
 def name_problems(index: int, name: Any, names: dict[str, int], reserved: dict[str, str]) -> Iterator[Problem]:
     """A name that another app or the site itself has already."""
     if not isinstance(name, str):
@@ -633,6 +791,8 @@ def port_problems(index: int, app: dict[str, Any], owners: dict[int, str]) -> It
     if first is None or not count:
         return
     path = ["apps", index, "port"] if "port" in app else ["apps", index]
+    # With one instance, a spare one serves on the next port while that is restarted.
+    count = max(count, 2)
     ports = range(first, first + count)
     span = f"port {first}" if count == 1 else f"the ports {first} to {ports[-1]}"
     taken = next((port for port in ports if port in owners), None)
@@ -661,7 +821,10 @@ def shared_problems(apps: list[tuple[int, dict[str, Any]]], reserved: dict[str, 
 
 
 def app_problems(
-    apps: Any, sources: dict[str, Any] | None = None, reserved: dict[str, str] | None = None
+    apps: Any,
+    sources: dict[str, Any] | None = None,
+    reserved: dict[str, str] | None = None,
+    config_vars: Any = None,
 ) -> list[Problem]:
     """Return every problem of the list of apps."""
     if apps is None or unresolved(apps):
@@ -692,9 +855,12 @@ def app_problems(
         found.extend(key_problems(index, app))
         found.extend(value_problems(index, app))
         found.extend(provided_problems(index, app))
+        found.extend(stop_problems(index, app))
+        found.extend(single_problems(index, app))
         found.extend(silent_problems(index, app))
         found.extend(source_problems(index, app, sources or {}))
     found.extend(shared_problems(whole, reserved or {}))
+    found.extend(config_var_problems(whole, config_vars or {}))
     return found
 
 

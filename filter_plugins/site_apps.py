@@ -20,11 +20,16 @@ options:
   _input:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
-        C(processes), C(config), C(services), C(python), C(port), C(health_path), C(static_url),
-        C(static_path) and C(process_mib).
+        C(processes), C(stop_seconds), C(single), C(schedule), C(writable), C(config), C(services), C(python), C(port),
+        C(health_path), C(static_url), C(static_path) and C(process_mib).
     type: list
     elements: dict
     required: true
+  config_vars:
+    description:
+      - Config vars by app, which go before C(config) of the app; one without a value takes one away.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -37,8 +42,11 @@ RETURN = r"""
 _value:
   description:
     - The apps in the order given, every key present, and in addition C(user) and C(home) (the system user and its
-      directory), C(database) (name of database and role), C(ports) (one for each web instance) and C(programs)
-      (a mapping with C(name), C(type), C(index) and C(port) for each process; C(port) is null unless it is a web one).
+      directory), C(database) (name of database and role), C(ports) (one for each web instance), C(spare_port) (of an
+      instance that serves while the only one is restarted, else null) and C(programs) (a mapping with C(name),
+      C(type), C(index), C(port), C(spare) and C(stop_seconds) for each process; C(port) is null unless it is a web
+      one, C(stop_seconds) where the app does not say). Each entry of C(schedule) has C(calendar), as systemd reads
+      it, and C(command).
   type: list
   elements: dict
 """
@@ -46,6 +54,10 @@ _value:
 HOMES = "/srv/www"
 FIRST_PORT = 8000
 PORTS_AN_APP = 20
+MOST_STOP_SECONDS = 3600
+JOB_KEYS = ({"command", "every"}, {"command", "at"})
+EVERY_HELP = "every: 10m, 1h, 6h, 1d or the like, which comes out even in an hour or a day"
+AT_HELP = "at: '03:30', ':15' (of each hour) or 'Mon,Thu 03:30'"
 SERVICES = ("postgresql", "redis", "memcached")
 
 # What an app in the inventory may say: the kind of each value, and the default where there is one. The preflight reads
@@ -57,9 +69,13 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "version": {"kind": "string", "default": ""},
     "domains": {"kind": "strings", "default": []},
     "processes": {"kind": "counts", "default": {"web": 2}},
+    "stop_seconds": {"kind": "seconds", "default": {}},
+    "single": {"kind": "strings", "default": []},
+    "schedule": {"kind": "schedule", "default": []},
+    "writable": {"kind": "strings", "default": []},
     "config": {"kind": "config", "default": {}},
     "services": {"kind": "strings", "default": list(SERVICES)},
-    "python": {"kind": "string", "default": "system"},
+    "python": {"kind": "string", "default": ""},
     "port": {"kind": "number"},
     "health_path": {"kind": "string", "default": "/"},
     "static_url": {"kind": "string", "default": "/static/"},
@@ -78,15 +94,30 @@ KINDS = {
     "strings": "a list of strings",
     "number": "a whole number",
     "counts": "a mapping of process types to how many of each",
+    "seconds": "a mapping of process types to seconds",
+    "schedule": "a list of mappings, each with command and either every or at",
     "config": "a mapping of names to strings",
 }
 
 
-def site_apps(apps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def site_apps(
+    apps: Sequence[Mapping[str, Any]], config_vars: Mapping[str, Mapping[str, str | None]] | None = None
+) -> list[dict[str, Any]]:
     """Return the apps with every default filled in."""
     if not _is_list(apps):
         raise AnsibleFilterError(f"apps must be a list of mappings, not {_shown(apps)}")
-    return [_complete(app, position) for position, app in enumerate(apps)]
+    return [_complete(_overlaid(app, config_vars or {}), position) for position, app in enumerate(apps)]
+
+
+def _overlaid(app: Any, config_vars: Mapping[str, Mapping[str, str | None]]) -> Any:
+    """Return the app with its config vars of the other place, of which one without a value takes one away."""
+    overlay = config_vars.get(app["name"]) if isinstance(app, Mapping) and _is_text(app.get("name")) else None
+    if not overlay:
+        return app
+    own = app.get("config") or {}
+    gone = {name for name in overlay if overlay[name] is None}
+    kept = {name: own[name] for name in own if name not in gone}
+    return {**app, "config": {**kept, **{name: overlay[name] for name in overlay if name not in gone}}}
 
 
 def _complete(app: Any, position: int) -> dict[str, Any]:
@@ -111,6 +142,8 @@ def _complete(app: Any, position: int) -> dict[str, Any]:
     full["home"] = f"{HOMES}/{name}"
     full["database"] = name.replace("-", "_")
     full["ports"] = [full["port"] + index for index in range(full["processes"].get("web", 0))]
+    # With one instance, a spare one serves while that is restarted.
+    full["spare_port"] = full["port"] + 1 if len(full["ports"]) == 1 else None
     full["programs"] = _programs(full)
     return full
 
@@ -118,16 +151,25 @@ def _complete(app: Any, position: int) -> dict[str, Any]:
 def _programs(app: dict[str, Any]) -> list[dict[str, Any]]:
     # Web instances first: they are what a visitor waits for.
     types = sorted(app["processes"], key=lambda process_type: (process_type != "web", process_type))
-    return [
-        {
-            "name": f"{app['name']}-{process_type}-{index}",
-            "type": process_type,
-            "index": index,
-            "port": app["ports"][index - 1] if process_type == "web" else None,
-        }
+    programs = [
+        _program(app, process_type, index, app["ports"][index - 1] if process_type == "web" else None)
         for process_type in types
         for index in range(1, app["processes"][process_type] + 1)
     ]
+    if app["spare_port"]:
+        programs.insert(1, {**_program(app, "web", 2, app["spare_port"]), "spare": True})
+    return programs
+
+
+def _program(app: dict[str, Any], process_type: str, index: int, port: int | None) -> dict[str, Any]:
+    return {
+        "name": f"{app['name']}-{process_type}-{index}",
+        "type": process_type,
+        "index": index,
+        "port": port,
+        "spare": False,
+        "stop_seconds": app["stop_seconds"].get(process_type),
+    }
 
 
 def _value(where: str, kind: str, value: Any) -> Any:
@@ -142,6 +184,12 @@ def _value(where: str, kind: str, value: Any) -> Any:
             _matching(where, PROCESS_TYPE_PATTERN, process_type): _count(f"{where}.{process_type}", value[process_type])
             for process_type in value
         }
+    if kind == "seconds" and isinstance(value, Mapping):
+        return {
+            _matching(where, PROCESS_TYPE_PATTERN, name): _seconds(f"{where}.{name}", value[name]) for name in value
+        }
+    if kind == "schedule" and _is_list(value) and all(isinstance(job, Mapping) for job in value):
+        return [_job(f"{where}[{position}]", job) for position, job in enumerate(value)]
     if kind == "config" and isinstance(value, Mapping):
         return {
             _matching(where, CONFIG_NAME_PATTERN, name): _config_value(f"{where}.{name}", value[name]) for name in value
@@ -149,6 +197,38 @@ def _value(where: str, kind: str, value: Any) -> Any:
     # Whatever stands where the config should be may hold its secrets.
     found = f"a {type(value).__name__}" if kind == "config" else _shown(value)
     raise AnsibleFilterError(f"{where} must be {KINDS[kind]}, not {found}")
+
+
+def _job(where: str, job: Mapping[str, Any]) -> dict[str, str]:
+    if not _is_text(job.get("command")) or not job["command"].strip() or set(job) not in JOB_KEYS:
+        raise AnsibleFilterError(f"{where} must have command and either every or at")
+    calendar = every(str(job["every"])) if "every" in job else at(str(job["at"]))
+    if calendar is None:
+        raise AnsibleFilterError(f"{where} is to run {EVERY_HELP if 'every' in job else AT_HELP}")
+    return {"calendar": calendar, "command": " ".join(str(job["command"]).split("\n")).strip()}
+
+
+def every(text: str) -> str | None:
+    """Return the calendar of a period that comes out even in an hour or a day."""
+    match = re.fullmatch(r"(\d+)([mhd])", text)
+    if not match:
+        return None
+    number, unit = int(match[1]), match[2]
+    if unit == "m" and number and 60 % number == 0:
+        return f"*-*-* *:0/{number}:00"
+    if unit == "h" and number and 24 % number == 0:
+        return f"*-*-* 0/{number}:00:00"
+    return "*-*-* 00:00:00" if (number, unit) == (1, "d") else None
+
+
+def at(text: str) -> str | None:
+    """Return the calendar of a time of day, of each hour, or of days of the week."""
+    day = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
+    match = re.fullmatch(rf"(?:({day}(?:,{day})*) )?(\d\d)?:(\d\d)", text)
+    if not match or int(match[2] or 0) > 23 or int(match[3]) > 59:
+        return None
+    days = f"{match[1]} " if match[1] else ""
+    return f"{days}*-*-* {match[2] or '*'}:{match[3]}:00"
 
 
 def _config_value(where: str, value: Any) -> str:
@@ -167,6 +247,12 @@ def _count(where: str, value: Any) -> int:
     if _is_number(value) and 0 <= int(value) <= PORTS_AN_APP:
         return int(value)
     raise AnsibleFilterError(f"{where} must be a whole number from 0 to {PORTS_AN_APP}, not {_shown(value)}")
+
+
+def _seconds(where: str, value: Any) -> int:
+    if _is_number(value) and 1 <= int(value) <= MOST_STOP_SECONDS:
+        return int(value)
+    raise AnsibleFilterError(f"{where} must be a whole number from 1 to {MOST_STOP_SECONDS}, not {_shown(value)}")
 
 
 def _matching(where: str, pattern: str, name: Any) -> str:

@@ -82,7 +82,7 @@ CONNECTION_KEYS = (
     "ansible_user",
 )
 # Values that a site sets and that no role lists as an option of its own.
-SITE_NAMES = ("apps", "pool_size", "vault_redis_password", "vault_database_passwords")
+SITE_NAMES = ("apps", "config_vars", "pool_size", "vault_redis_password", "vault_database_passwords")
 SECRET_LENGTH = 16
 RANDOM = "<32 random letters and digits>"
 PLACEHOLDER = re.compile(

@@ -3,27 +3,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
+import pwd
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+import tomllib
 from pathlib import Path
 
+from ansible.module_utils.app_store import BUILDING, HeldError, Lock, Releases
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.placing import place_file
 
 DOCUMENTATION = r"""
 module: app_build
-short_description: Builds a release of an app, once
+short_description: Makes a numbered release of an app, and builds its code where that is not built yet
 description:
-  - Ships I(archive) to the host and unpacks it to I(home)C(/releases/)I(release), unless that release is built there.
+  - Writes the release to I(home)C(/releases/v)I(number), with its environment, unless it is there. What is there
+    stays as it is.
+  - Ships I(archive) to the host and unpacks it to I(home)C(/builds/)I(build), unless that is built there; several
+    releases can share a build.
   - Makes an environment of the release's own with uv, as the app's user and with the app's config, so that nothing of
     a running release changes. Reads C(requirements.txt), else C(uv.lock). Packages are cached between releases.
   - Adds gunicorn and writes a Procfile where there is none. Collects static files of a Django app unless its config
     says C(DISABLE_COLLECTSTATIC).
+  - Adds the static files to those that are kept for pages of other releases.
   - A build that was interrupted or failed leaves nothing that a later one takes for built.
 options:
   app:
@@ -34,20 +39,54 @@ options:
     description: Directory of the app on the host.
     type: path
     required: true
-  release:
-    description: Name of the release.
+  number:
+    description: Number of the release.
+    type: int
+    required: true
+  build:
+    description: Name of its build.
+    type: str
+    required: true
+  about:
+    description: What is written down of a new release, as C(version), C(who), C(when) and C(what).
+    type: dict
+    required: true
+  env:
+    description: Text of its environment file.
+    type: str
+    required: true
+  env_from:
+    description: Number of the release whose environment it takes over, in place of I(env).
+    type: int
+  token:
+    description: Token of the lock that app_releases took.
     type: str
     required: true
   archive:
-    description: The source as a tar.gz on the controller.
+    description: The source as a tar.gz on the controller, or a pattern that finds it there.
     type: path
     required: true
   python:
-    description: C(system) for Debian's python3, or a version such as C(3.13).
+    description:
+      - C(system) for Debian's python3, or a version such as C(3.13). Empty is what the source asks for, in
+        C(.python-version), C(runtime.txt) or C(requires-python) of C(pyproject.toml), else C(system).
     type: str
-    default: system
+    default: ""
   processes:
     description: Process types that the site runs, each of which the Procfile has to have.
+    type: list
+    elements: str
+    default: []
+  static_url:
+    description: URL below which the static files are served.
+    type: str
+    default: /static/
+  static_path:
+    description: Directory in the source that they are collected to.
+    type: str
+    default: staticfiles
+  writable:
+    description: Directories inside the source that keep what the app writes there, whatever release runs.
     type: list
     elements: str
     default: []
@@ -62,21 +101,21 @@ EXAMPLES = r"""
   app_build:
     app: shop
     home: /srv/www/shop
-    release: 0a1b2c3d4e
+    number: 12
+    build: 0a1b2c3d4e
+    about: {version: main, who: ann@laptop, when: "2026-05-04 10:00:00 UTC", what: deploy}
+    env: "A='1'\n"
+    token: "{{ token }}"
     archive: .cache/sources/files-0a1b2c3d4e.tar.gz
 """
 
 RETURN = r"""
-release_command_due:
-  description: The Procfile has a release command, and the site does not serve this release yet.
+archive_needed:
+  description: The code is not built here, and no archive was given.
   type: bool
   returned: always
-serves:
-  description: Name of the release that this host serves, empty where there is none.
-  type: str
-  returned: always
-archive_needed:
-  description: The release is not built here, and no archive was given.
+release_command:
+  description: The Procfile has a release command.
   type: bool
   returned: always
 """
@@ -86,6 +125,8 @@ UV = Path("/opt/uv")
 APP_RUN = "/usr/local/bin/app-run"
 SYSTEM_PYTHON = "/usr/bin/python3"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+# Time that an archive has to get here.
+ARCHIVE_SECONDS = 600
 # What an app without a Procfile is served by.
 DEFAULT_SERVER = "gunicorn==27.0.1"
 OTHER_LOCKS = {
@@ -108,10 +149,12 @@ class Build:
         self.module = module
         self.app: str = module.params["app"]
         self.home = Path(module.params["home"])
-        self.release: str = module.params["release"]
-        self.directory = self.home / "releases" / self.release
-        # Outside the release, which belongs to the app's user: root writes here.
-        self.note = self.home / "releases" / f"{self.release}.json"
+        self.number: int = module.params["number"]
+        self.build_name: str = module.params["build"]
+        self.releases = Releases(self.home)
+        self.directory = self.releases.build_directory(self.build_name)
+        # Outside the build, which belongs to the app's user: root writes here.
+        self.note = self.home / "builds" / f"{self.build_name}.json"
         self.environment = {
             "PATH": f"{UV}/bin:/usr/local/bin:/usr/bin:/bin",
             "UV_CACHE_DIR": f"{self.home}/.cache/uv",
@@ -146,30 +189,32 @@ class Build:
             return []
 
     @property
-    def serves(self) -> str:
-        link = self.home / "current"
-        return link.resolve().name if link.is_dir() else ""
+    def is_prepared(self) -> bool:
+        return self.releases.read(self.number).get("build") == self.build_name
 
-    @property
-    def release_command_due(self) -> bool:
-        return "release" in self.process_types and self.serves != self.release
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait for a build that goes on, although the run that began it was killed."""
-        with os.fdopen(os.open(self.home / ".lock", os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def prepare(self) -> None:
+        """Write the release down, whole or not at all."""
+        directory, copied = self.releases.directory(self.number), self.module.params["env_from"]
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        source = self.releases.directory(copied) / "env" if copied else None
+        env = source.read_bytes() if source else self.module.params["env"].encode()
+        place_file(directory / "env", env, 0o640, os.geteuid(), pwd.getpwnam(self.app).pw_gid)
+        (directory / "code").symlink_to(f"../../builds/{self.build_name}")
+        about = self.module.params["about"]
+        self.releases.change(self.number, number=self.number, build=self.build_name, state=BUILDING, **about)
 
     def build(self, archive: str) -> None:
         self.note.unlink(missing_ok=True)
         shutil.rmtree(self.directory, ignore_errors=True)
         try:
             self.unpack(archive)
+            self.link_writable()
             self.install_packages()
             self.provide_server()
             self.check_processes()
             self.collect_static_files()
+            self.keep_static_files()
             # The note must not be on disk before what it vouches for.
             self.must("sync the release to disk", ["sync", "--file-system", str(self.directory)])
         except BaseException:
@@ -181,10 +226,18 @@ class Build:
         temporary.rename(self.note)
 
     def unpack(self, archive: str) -> None:
-        self.directory.mkdir()
+        self.directory.mkdir(parents=True)
         shutil.chown(self.directory, self.app, self.app)
         # New times for all files: nginx tells two versions of a static file apart by time and size.
         self.as_app("unpack the source", "tar -xzm --no-same-owner", data=Path(archive).read_bytes())
+
+    def link_writable(self) -> None:
+        """Put a link to what is kept where the app writes; what the source has there is copied once."""
+        for name in self.module.params["writable"]:
+            kept, here = shlex.quote(f"{self.home}/media/{name}"), shlex.quote(name)
+            copy = f"if [ -d {here} ]; then cp -r --no-clobber {here}/. {kept}/; fi"
+            link = f'rm -rf {here} && mkdir -p "$(dirname {here})" && ln -s {kept} {here}'
+            self.as_app(f"keep {name} outside the release", f"mkdir -p {kept} && {copy} && {link}")
 
     def install_packages(self) -> None:
         has = {path.name for path in self.directory.iterdir()}
@@ -211,19 +264,28 @@ class Build:
         )
 
     def interpreter(self) -> str:
-        wanted: str = self.module.params["python"]
+        wanted = self.module.params["python"] or asked_python(self.directory)
         script = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
         system = self.must("ask for the version of python3", [SYSTEM_PYTHON, "-c", script]).strip()
         if wanted == "system" or f"{system}.".startswith(f"{wanted}."):
             return SYSTEM_PYTHON
-        code, _out, said = self.run_as_app(f"uv python install --no-bin {shlex.quote(wanted)}")
+        name = shlex.quote(wanted)
+        if not re.fullmatch(r"[\d.]+", wanted) and self.system_satisfies(name):
+            return SYSTEM_PYTHON
+        code, _out, said = self.run_as_app(f"uv python install --no-bin {name}")
         if code != 0:
             raise BuildError(
                 f"this host's python3 is {system}, and Python {wanted} could not be fetched: {last_line(said)}. "
                 "Two ways out: `python: system` for this app in the inventory; or let the host reach the releases of "
                 "python-build-standalone, or a copy of them that UV_PYTHON_INSTALL_MIRROR in the app's config names"
             )
-        return self.as_app("find Python", f"uv python find --no-project --managed-python {shlex.quote(wanted)}").strip()
+        return self.as_app("find Python", f"uv python find --no-project --managed-python {name}").strip()
+
+    def system_satisfies(self, request: str) -> bool:
+        """Ask uv, which knows what a range such as >=3.11,<4 takes."""
+        find = "uv python find --no-project --no-python-downloads --no-managed-python"
+        code, out, _said = self.run_as_app(f"{find} {request}")
+        return code == 0 and Path(out.strip()).resolve() == Path(SYSTEM_PYTHON).resolve()
 
     def provide_server(self) -> None:
         if (self.directory / "Procfile").exists():
@@ -261,12 +323,21 @@ class Build:
                 f"{last_lines(out + said)}"
             )
 
+    def keep_static_files(self) -> None:
+        """Add them to those of the other releases, whose pages still ask for theirs."""
+        source = self.directory / self.module.params["static_path"]
+        target = self.home / "assets/kept" / self.module.params["static_url"].strip("/")
+        if source.is_dir():
+            copy = f"mkdir -p {target} && cp -rlf {shlex.quote(str(source))}/. {target}/"
+            # A file stands where there is a directory now: what was kept goes.
+            self.as_app("keep the static files", f"{copy} || {{ rm -rf {target} && {copy}; }}")
+
     def run_as_app(self, line: str, data: bytes | None = None) -> tuple[int, str, str]:
         keep = ",".join(name for name in self.environment if name != "PATH")
         # app-run puts the release's own programs first and ends with the system's; uv is not among either.
         line = re.sub(r"^uv ", f"{UV}/bin/uv ", line)
         return self.module.run_command(
-            [APP_RUN, self.app, "--release", self.release, "--keep", keep, line],
+            [APP_RUN, self.app, "--release", f"v{self.number}", "--keep", keep, line],
             environ_update=self.environment,
             data=data,
             binary_data=True,
@@ -283,6 +354,20 @@ class Build:
         if code != 0:
             raise BuildError(f"could not {what}:\n{last_lines(out + said)}")
         return out
+
+
+def asked_python(directory: Path) -> str:
+    """Return the Python that the source asks for, in the first of the places where Heroku looks."""
+    for name in (".python-version", "runtime.txt"):
+        path = directory / name
+        if path.exists():
+            lines = (line.partition("#")[0].strip() for line in path.read_text(errors="replace").splitlines())
+            return next((line.removeprefix("python-") for line in lines if line), "system")
+    path = directory / "pyproject.toml"
+    if path.exists():
+        required = tomllib.loads(path.read_text()).get("project", {}).get("requires-python", "")
+        return required.replace(" ", "") or "system"
+    return "system"
 
 
 def find_wsgi_module(directory: Path) -> str | None:
@@ -307,44 +392,62 @@ def last_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-30:])
 
 
+def make(build: Build, archive: str | None) -> tuple[bool, bool]:
+    """Have the release on this host; tell whether anything changed, and whether the archive is needed for it."""
+    prepared = build.is_prepared
+    if not prepared:
+        build.prepare()
+    if build.is_built:
+        build.check_processes()
+        return not prepared, False
+    if archive is None:
+        return True, True
+    build.build(archive)
+    return True, False
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "app": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
-            "release": {"type": "str", "required": True},
+            "number": {"type": "int", "required": True},
+            "build": {"type": "str", "required": True},
+            "about": {"type": "dict", "required": True},
+            "env": {"type": "str", "required": True, "no_log": True},
+            "env_from": {"type": "int"},
+            "token": {"type": "str", "required": True, "no_log": False},
             # Of this host by now, and absent until it is known to be needed.
             "archive": {"type": "path"},
-            "python": {"type": "str", "default": "system"},
+            "python": {"type": "str", "default": ""},
             "processes": {"type": "list", "elements": "str", "default": []},
+            "static_url": {"type": "str", "default": "/static/"},
+            "static_path": {"type": "str", "default": "staticfiles"},
+            "writable": {"type": "list", "elements": "str", "default": []},
             # May hold a password.
             "index_url": {"type": "str", "default": "", "no_log": True},
         },
         supports_check_mode=True,
     )
     build = Build(module)
-    changed = not build.is_built
-    archive = module.params["archive"]
-    needed = changed and archive is None and not module.check_mode
-    if changed and not needed and not module.check_mode:
-        try:
-            with build.alone():
-                changed = not build.is_built
-                if changed:
-                    build.build(archive)
-        except (BuildError, OSError) as problem:
-            module.fail_json(msg=f"{build.app}: release {build.release} was not built: {problem}")
-    elif not changed:
-        try:
-            build.check_processes()
-        except BuildError as problem:
-            module.fail_json(msg=f"{build.app}: release {build.release}: {problem}")
-    module.exit_json(
-        changed=changed,
-        archive_needed=needed,
-        serves=build.serves,
-        release_command_due=build.release_command_due,
-    )
+    if module.check_mode:
+        module.exit_json(
+            changed=not (build.is_prepared and build.is_built),
+            archive_needed=False,
+            release_command="release" in build.process_types,
+        )
+    lock = Lock(build.app, module.params["token"])
+    try:
+        with lock.hold():
+            changed, needed = make(build, module.params["archive"])
+        if needed:
+            lock.extend(ARCHIVE_SECONDS)
+    except (BuildError, HeldError, OSError) as problem:
+        story = f"v{build.number} of {build.app} was not built"
+        lines = str(problem).strip().splitlines()
+        outcome = f"{story}: {lines[0]} {lines[-1].strip()}" if len(lines) > 1 else f"{story}: {problem}"
+        module.fail_json(msg=f"{story}: {problem}", outcome=outcome)
+    module.exit_json(changed=changed, archive_needed=needed, release_command="release" in build.process_types)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ansible.module_utils.app_store import HeldError, Lock, Releases
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
@@ -17,17 +20,31 @@ options:
     description: Name of the app.
     type: str
     required: true
-  release:
-    description: Name of the release.
+  home:
+    description: Directory of the app on the host.
+    type: path
+    required: true
+  number:
+    description: Number of the release.
+    type: int
+    required: true
+  token:
+    description: Token of the lock that app_releases took.
     type: str
     required: true
+  environment:
+    description: What the command is given beside, or in place of, the app's own variables.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
 - name: Run the release command
   app_release:
     app: shop
-    release: 0a1b2c3d4e
+    home: /srv/www/shop
+    number: 12
+    token: "{{ token }}"
   when: inventory_hostname == app_release_host
 """
 
@@ -42,23 +59,39 @@ APP_RUN = "/usr/local/bin/app-run"
 LINES = 20
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={"app": {"type": "str", "required": True}, "release": {"type": "str", "required": True}},
-        supports_check_mode=True,
-    )
-    app, release = module.params["app"], module.params["release"]
-    if module.check_mode:
-        module.exit_json(changed=True)
-    code, out, said = module.run_command([APP_RUN, app, "--release", release, "--process", "release"])
+def run_command(module: AnsibleModule, releases: Releases) -> None:
+    app, number, environment = module.params["app"], module.params["number"], module.params["environment"]
+    keep = ["--keep", ",".join(environment)] if environment else []
+    command = [APP_RUN, app, "--release", f"v{number}", *keep, "--process", "release"]
+    code, out, said = module.run_command(command, environ_update=environment)
     output = (out + said).strip()
     if code != 0:
-        end = "\n".join(output.splitlines()[-LINES:])
-        module.fail_json(
-            msg=f"{app}: the release command of {release} failed with exit code {code}, and no process was switched. "
-            f"The end of its output:\n{end}"
-        )
+        end = output.splitlines()[-LINES:] or ["it said nothing"]
+        story = f"the release command of {app} v{number} failed with exit code {code}, and nothing was switched"
+        module.fail_json(msg="\n".join([f"{story}. The end of its output:", *end]), outcome=f"{story}: {end[-1]}")
+    releases.change(number, released=True)
     module.exit_json(changed=True, output=output)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "home": {"type": "path", "required": True},
+            "number": {"type": "int", "required": True},
+            "token": {"type": "str", "required": True, "no_log": False},
+            "environment": {"type": "dict", "default": {}, "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    releases = Releases(Path(module.params["home"]))
+    if module.check_mode:
+        module.exit_json(changed=True)
+    try:
+        with Lock(module.params["app"], module.params["token"]).hold():
+            run_command(module, releases)
+    except (HeldError, OSError) as problem:
+        module.fail_json(msg=str(problem))
 
 
 if __name__ == "__main__":

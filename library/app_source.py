@@ -46,6 +46,10 @@ sources:
       C(python_version) (text of these files, empty where there is none).
   type: dict
   returned: always
+run:
+  description: Who runs this, as C(who) and C(since), and a C(token) that no other run has.
+  type: dict
+  returned: success
 problems:
   description: Sources that cannot be had, in words.
   type: list

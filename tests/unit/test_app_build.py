@@ -1,13 +1,28 @@
 """How a release is built follows from its files, and what is missing is said in plain words."""
 
 import json
+import os
+import pwd
 from types import SimpleNamespace
 
 import pytest
 
-from library.app_build import Build, BuildError, find_wsgi_module
+from library.app_build import Build, BuildError, asked_python, find_wsgi_module, make
 
-DEFAULTS = {"app": "shop", "release": "r1", "python": "system", "processes": [], "index_url": ""}
+ABOUT = {"version": "main", "who": "ann@laptop", "when": "2026-05-04 10:00:00 UTC", "what": "deploy"}
+DEFAULTS = {
+    "app": pwd.getpwuid(os.getuid()).pw_name,
+    "number": 1,
+    "build": "b1",
+    "about": ABOUT,
+    "env": "A='1'\n",
+    "env_from": None,
+    "python": "system",
+    "processes": [],
+    "static_url": "/static/",
+    "static_path": "staticfiles",
+    "index_url": "",
+}
 
 
 class Module(SimpleNamespace):
@@ -26,7 +41,7 @@ def build(tmp_path):
     def make(files=(), answers=None, **params):
         home = tmp_path / "shop"
         for name, text in dict(files).items():
-            path = home / "releases/r1" / name
+            path = home / "builds/b1" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         module = Module(params={**DEFAULTS, "home": str(home), **params}, answers=answers or {}, commands=[])
@@ -97,6 +112,34 @@ def test_another_python_is_fetched_by_uv(build, wanted):
     assert made.interpreter() == "/srv/www/shop/.python/bin/python"
 
 
+@pytest.mark.parametrize(
+    ("files", "asked"),
+    [
+        ({".python-version": "3.12\n", "runtime.txt": "python-3.11.4"}, "3.12"),
+        ({".python-version": "# ours\n\n3.12.1 # exactly\n"}, "3.12.1"),
+        ({"runtime.txt": "python-3.11.4\n"}, "3.11.4"),
+        ({"pyproject.toml": '[project]\nrequires-python = ">=3.11, <4"'}, ">=3.11,<4"),
+        ({"pyproject.toml": "[tool.x]"}, "system"),
+        ({}, "system"),
+    ],
+)
+def test_the_source_says_which_python_it_asks_for(tmp_path, files, asked):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert asked_python(tmp_path) == asked
+
+
+def test_what_the_inventory_says_of_python_goes_before_what_the_source_asks_for(build):
+    assert build({".python-version": "3.9"}, VERSION, python="system").interpreter() == "/usr/bin/python3"
+
+
+def test_a_range_that_the_systems_python_is_in_takes_it(build):
+    answers = {**VERSION, "--no-managed-python": (0, "/usr/bin/python3\n", "")}
+    made = build({"pyproject.toml": '[project]\nrequires-python = ">=3.11"'}, answers, python="")
+    assert made.interpreter() == "/usr/bin/python3"
+    assert not any("uv python install" in command for command in made.module.commands)
+
+
 def test_a_python_that_cannot_be_fetched_is_answered_with_both_ways_out(build):
     made = build(answers={**VERSION, "uv python install": (2, "", "error: a\n  connection refused\n")}, python="3.12")
     with pytest.raises(BuildError) as refusal:
@@ -151,12 +194,46 @@ def test_a_release_whose_interpreter_went_away_is_not_built(build):
     assert not made.is_built
 
 
-def test_the_release_command_is_due_until_the_release_is_served(build):
-    made = build({"Procfile": "web: x\nrelease: y"})
-    assert made.release_command_due
-    (made.home / "current").symlink_to("releases/r1")
-    assert not made.release_command_due
-    assert made.serves == "r1"
+def test_a_release_is_written_with_its_config_and_what_is_known_of_it(build):
+    made = build({"Procfile": "web: x"})
+    made.prepare()
+    release = made.home / "releases/v1"
+    assert (release / "env").read_text() == "A='1'\n"
+    assert (release / "env").stat().st_mode & 0o777 == 0o640
+    assert (release / "code/Procfile").read_text() == "web: x"
+    assert json.loads((release / "release.json").read_text()) == {
+        **ABOUT,
+        "number": 1,
+        "build": "b1",
+        "state": "building",
+    }
+    assert made.is_prepared
+
+
+def test_a_rollback_takes_the_config_of_the_release_that_it_goes_back_to(build):
+    build().prepare()
+    build(number=2, env="A='2'\n", env_from=1).prepare()
+    made = build(number=2)
+    assert (made.home / "releases/v2/env").read_text() == "A='1'\n"
+
+
+def test_a_release_that_is_there_keeps_its_config(build):
+    build({"Procfile": "web: x"}).prepare()
+    made = build(env="A='2'\n")
+    made.note.write_text(json.dumps({"python": ""}))
+    assert make(made, None) == (False, False)
+    assert (made.home / "releases/v1/env").read_text() == "A='1'\n"
+
+
+def test_a_second_release_shares_a_build_that_is_there(build):
+    made = build({"Procfile": "web: x"}, number=2)
+    made.note.write_text(json.dumps({"python": ""}))
+    assert make(made, None) == (True, False)
+    assert made.module.commands == []
+
+
+def test_code_that_is_not_built_asks_for_its_archive(build):
+    assert make(build(), None) == (True, True)
 
 
 def test_a_password_of_the_index_is_in_no_command(build):

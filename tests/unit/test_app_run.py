@@ -183,11 +183,14 @@ class Place:
     def __init__(self, root, procfile, env):
         self.root = root
         self.home = root / "srv" / ME
-        release = self.home / "releases/r1"
-        release.mkdir(parents=True)
-        (release / "Procfile").write_text(procfile)
-        (self.home / "env").write_text(env)
-        (self.home / "current").symlink_to("releases/r1")
+        code = self.home / "builds/b1"
+        self.release = self.home / "releases/v1"
+        for directory in (code, self.release):
+            directory.mkdir(parents=True)
+        (code / "Procfile").write_text(procfile)
+        (self.release / "code").symlink_to("../../builds/b1")
+        (self.release / "env").write_text(env)
+        (self.home / "current").symlink_to("releases/v1")
         driver = (
             f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
             "import importlib.machinery as m, importlib.util as u, os, pathlib\n"
@@ -195,7 +198,7 @@ class Place:
             f"loader = m.SourceFileLoader('app_run', {str(SCRIPT)!r})\n"
             "module = u.module_from_spec(u.spec_from_loader('app_run', loader)); loader.exec_module(module)\n"
             f"module.HOMES = pathlib.Path({str(root / 'srv')!r}); module.RUN = pathlib.Path({str(root / 'run')!r})\n"
-            "module.App.become = lambda app: os.chdir(app.release)\n"
+            "module.App.become = lambda app: os.chdir(app.code)\n"
             "try: sys.exit(module.main(sys.argv[1:]))\n"
             "except module.Refused as problem: sys.exit(f'app-run: {problem}')\n"
         )
@@ -239,8 +242,8 @@ def test_nothing_of_the_callers_environment_reaches_the_app(place):
     seen = variables(place.run("env", env={**os.environ, "STRAY": "1", "PYTHONPATH": "/x"}).stdout)
     assert not {"STRAY", "PYTHONPATH"} & set(seen)
     assert seen["GREETING"] == "it's 100% $HOME"
-    assert seen["HOME"] == str(place.home / "releases/r1")
-    assert seen["PATH"].startswith(f"{place.home}/releases/r1/.venv/bin:")
+    assert seen["HOME"] == str(place.home / "builds/b1")
+    assert seen["PATH"].startswith(f"{place.home}/builds/b1/.venv/bin:")
 
 
 def test_a_variable_is_taken_over_when_it_is_named(place):
@@ -278,7 +281,7 @@ def test_an_unknown_process_type_is_refused_with_those_there_are(place):
 def test_a_missing_release_is_named(place):
     (place.home / "current").unlink()
     assert "has no current release yet" in place.run("env").stderr
-    assert "has no release r9" in place.run("--release", "r9", "env").stderr
+    assert "has no release v9" in place.run("--release", "v9", "env").stderr
 
 
 def test_a_process_becomes_its_command_and_records_what_it_loaded(place):
@@ -288,7 +291,7 @@ def test_a_process_becomes_its_command_and_records_what_it_loaded(place):
         state = json.loads(place.run("--state").stdout)
         assert place.record() == {
             "pid": process.pid,
-            "release": "r1",
+            "build": "b1",
             "env": state["env"],
             "command": state["commands"]["web"],
         }
@@ -297,12 +300,12 @@ def test_a_process_becomes_its_command_and_records_what_it_loaded(place):
         process.wait()
 
 
-def test_the_state_changes_with_a_value_and_with_the_release(place):
+def test_the_state_changes_with_a_value(place):
     before = json.loads(place.run("--state").stdout)
-    (place.home / "env").write_text(written({"GREETING": "other"}))
+    (place.release / "env").write_text(written({"GREETING": "other"}))
     after = json.loads(place.run("--state").stdout)
     assert before["env"] != after["env"]
-    assert before["release"] == after["release"]
+    assert before["build"] == after["build"]
 
 
 @pytest.mark.parametrize("process_type", ["pipe", "leaves"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from filter_plugins.site_apps import APP_KEYS, site_apps
 
 LEAST = {"name": "shop", "source": "examples/shop"}
+PLAIN = {"spare": False, "stop_seconds": None}
 
 
 def only(**keys):
@@ -22,9 +23,13 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "version": "",
             "domains": [],
             "processes": {"web": 2},
+            "stop_seconds": {},
+            "single": [],
+            "schedule": [],
+            "writable": [],
             "config": {},
             "services": ["postgresql", "redis", "memcached"],
-            "python": "system",
+            "python": "",
             "port": 8000,
             "health_path": "/",
             "static_url": "/static/",
@@ -34,9 +39,10 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "home": "/srv/www/shop",
             "database": "shop",
             "ports": [8000, 8001],
+            "spare_port": None,
             "programs": [
-                {"name": "shop-web-1", "type": "web", "index": 1, "port": 8000},
-                {"name": "shop-web-2", "type": "web", "index": 2, "port": 8001},
+                {"name": "shop-web-1", "type": "web", "index": 1, "port": 8000, **PLAIN},
+                {"name": "shop-web-2", "type": "web", "index": 2, "port": 8001, **PLAIN},
             ],
         }
     ]
@@ -59,13 +65,62 @@ def test_two_apps_share_no_default_that_one_could_change():
 
 
 def test_programs_are_numbered_from_one_with_the_web_instances_first():
-    programs = only(processes={"beat": 1, "worker": 2, "web": 1})["programs"]
+    programs = only(processes={"beat": 1, "worker": 2, "web": 2})["programs"]
     assert [(program["name"], program["port"]) for program in programs] == [
         ("shop-web-1", 8000),
+        ("shop-web-2", 8001),
         ("shop-beat-1", None),
         ("shop-worker-1", None),
         ("shop-worker-2", None),
     ]
+
+
+def test_a_single_web_instance_has_a_spare_one_on_the_next_port():
+    app = only(processes={"web": 1, "worker": 1})
+    assert (app["ports"], app["spare_port"]) == ([8000], 8001)
+    assert [(program["name"], program["port"], program["spare"]) for program in app["programs"]] == [
+        ("shop-web-1", 8000, False),
+        ("shop-web-2", 8001, True),
+        ("shop-worker-1", None, False),
+    ]
+
+
+def test_a_process_type_has_its_own_time_to_end():
+    programs = only(processes={"web": 2, "worker": 1}, stop_seconds={"worker": 120})["programs"]
+    assert [program["stop_seconds"] for program in programs] == [None, None, 120]
+
+
+@pytest.mark.parametrize(
+    ("when", "calendar"),
+    [
+        ({"every": "10m"}, "*-*-* *:0/10:00"),
+        ({"every": "1h"}, "*-*-* 0/1:00:00"),
+        ({"every": "1d"}, "*-*-* 00:00:00"),
+        ({"at": "03:30"}, "*-*-* 03:30:00"),
+        ({"at": ":15"}, "*-*-* *:15:00"),
+        ({"at": "Mon,Thu 03:30"}, "Mon,Thu *-*-* 03:30:00"),
+    ],
+)
+def test_a_job_has_a_calendar_as_systemd_reads_it(when, calendar):
+    job = {"command": "python manage.py tidy", **when}
+    assert only(schedule=[job])["schedule"] == [{"calendar": calendar, "command": "python manage.py tidy"}]
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"command": "x"},
+        {"every": "10m"},
+        {"command": "x", "every": "7m"},
+        {"command": "x", "every": "soon"},
+        {"command": "x", "at": "25:00"},
+        {"command": "x", "at": "03:30", "every": "1d"},
+        {"command": " ", "at": "03:30"},
+    ],
+)
+def test_a_job_that_has_no_time_or_no_command_is_refused(job):
+    with pytest.raises(AnsibleFilterError, match="schedule\\[0\\]"):
+        only(schedule=[job])
 
 
 def test_an_app_without_web_processes_has_no_ports():
@@ -109,6 +164,11 @@ def test_a_config_value_is_kept_as_it_is(value):
         ([{**LEAST, "processes": ["web"]}], "apps[0].processes must be a mapping of process types"),
         ([{**LEAST, "processes": {"web": -1}}], "apps[0].processes.web must be a whole number from 0 to 20, not -1"),
         ([{**LEAST, "processes": {"web one": 1}}], "apps[0].processes has the key 'web one'"),
+        ([{**LEAST, "stop_seconds": 60}], "apps[0].stop_seconds must be a mapping of process types to seconds"),
+        (
+            [{**LEAST, "stop_seconds": {"web": 0}}],
+            "apps[0].stop_seconds.web must be a whole number from 1 to 3600, not",
+        ),
         ([{**LEAST, "config": {"A-B": "x"}}], "apps[0].config has the key 'A-B'"),
         ([{**LEAST, "config": {"DEBUG": False}}], "apps[0].config.DEBUG is a boolean, and an environment holds text"),
         ([{**LEAST, "config": {"A": None}}], "apps[0].config.A is a NoneType, and an environment holds text"),

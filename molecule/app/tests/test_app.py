@@ -104,7 +104,7 @@ def test_each_web_instance_has_its_number_and_port(host):
 def test_a_stranger_reads_no_value_of_the_app(host, stranger):
     process = pid(host, "probe-web-1")
     with host.sudo(stranger):
-        for path in ("/srv/www/probe/env", "/srv/www/probe/.env.served", f"/proc/{process}/environ"):
+        for path in ("/srv/www/probe/current/env", "/srv/www/probe/.served/env", f"/proc/{process}/environ"):
             assert host.run("cat %s", path).rc != 0
         refused = host.run("app-run probe env")
     assert refused.rc != 0
@@ -117,7 +117,7 @@ def test_no_value_stands_on_a_command_line(host):
 
 def test_the_app_cannot_change_its_environment_or_its_current_release(host):
     with host.sudo("probe"):
-        assert host.run("echo X=1 >> /srv/www/probe/env").rc != 0
+        assert host.run("echo X=1 >> /srv/www/probe/current/env").rc != 0
         assert host.run("ln -sfn /tmp /srv/www/probe/current").rc != 0
 
 
@@ -157,7 +157,7 @@ def test_a_release_that_fails_its_health_check_leaves_the_old_one_serving(host, 
     failed = deploy(probe_source=str(changed_source(tmp_path, "broken", "")))
     assert failed.returncode != 0
     assert "probe-web-1 answers /health with 500" in failed.stdout
-    assert f"Release {serving} serves again" in failed.stdout
+    assert "v1 serves" in failed.stdout.splitlines()[-1]
     assert [ask(host, port, "/health")["release"] for port in (8000, 8001)] == [serving] * 2
     assert pids(other) == untouched
 
@@ -166,8 +166,8 @@ def test_a_config_that_fails_the_health_check_leaves_the_old_one_serving(host, o
     untouched = pids(other)
     failed = deploy(probe_config={"FAIL": "1"})
     assert failed.returncode != 0
-    assert "with the config that it had" in failed.stdout
-    assert "FAIL" not in host.file("/srv/www/probe/env").content_string
+    assert "v1 serves" in failed.stdout.splitlines()[-1]
+    assert "FAIL" not in host.file("/srv/www/probe/current/env").content_string
     assert ask(host, 8000, "/health")["values"] == digest(VALUES)
     assert pids(other) == untouched
 
@@ -175,13 +175,12 @@ def test_a_config_that_fails_the_health_check_leaves_the_old_one_serving(host, o
 def test_a_process_that_an_interrupted_run_left_behind_is_found(host):
     """It runs on another release than the link names, as after a run that was killed in the middle of a switch."""
     serving, before = ask(host)["release"], pids(host)
-    releases = host.check_output("ls --directory /srv/www/probe/releases/*/").split()
-    another = next(path for path in releases if serving not in path)
-    host.check_output("ln -sfn %s /srv/www/probe/current", another)
+    assert host.file("/srv/www/probe/releases/v1/code").linked_to.endswith(serving)
+    host.check_output("ln -sfn releases/v2 /srv/www/probe/current")
     host.check_output("supervisorctl restart probe-web-2")
     eventually(lambda: host.run("python3 -c %s", ASK.format(8001, "/")).rc == 0, 10)
     assert ask(host, 8001)["release"] != serving
-    host.check_output("ln -sfn releases/%s /srv/www/probe/current", serving)
+    host.check_output("ln -sfn releases/v1 /srv/www/probe/current")
     done = deploy()
     assert done.returncode == 0, done.stdout
     assert [ask(host, port)["release"] for port in (8000, 8001)] == [serving] * 2
@@ -193,12 +192,12 @@ def test_a_build_that_was_interrupted_is_made_anew_and_rolled_out(host, other, t
     """A half-made release stands where the new one belongs; the app beside it notices nothing."""
     source = changed_source(tmp_path, "note.txt", str(time.time()))
     release = release_of(source, tmp_path)
-    host.check_output("mkdir /srv/www/probe/releases/%s", release)
-    host.check_output("touch /srv/www/probe/releases/%s/half", release)
+    host.check_output("mkdir /srv/www/probe/builds/%s", release)
+    host.check_output("touch /srv/www/probe/builds/%s/half", release)
     beside, released = pid(host, "plain-web-1"), len(noted(host, "release"))
     done = deploy(probe_source=str(source))
     assert done.returncode == 0, done.stdout
     assert {ask(server, port)["release"] for server in (host, other) for port in (8000, 8001)} == {release}
-    assert not host.file(f"/srv/www/probe/releases/{release}/half").exists
+    assert not host.file(f"/srv/www/probe/builds/{release}/half").exists
     assert (pid(host, "plain-web-1"), len(noted(host, "release"))) == (beside, released + 1)
     assert noted(host, "worker")[-1]["release"] == release

@@ -91,10 +91,28 @@ def test_a_large_text_is_compressed(host):
 
 
 def test_static_files_come_from_the_release_without_the_app(host):
-    host.check_output(
-        "mkdir -p /srv/www/probe/current/staticfiles && echo body > /srv/www/probe/current/staticfiles/a.css"
-    )
+    host.check_output("mkdir -p /srv/www/probe/assets/now/static && echo body > /srv/www/probe/assets/now/static/a.css")
     assert curl(host, f"https://{SITE}/static/a.css").stdout == "body\n"
+
+
+def test_a_static_file_of_another_release_is_still_there(host):
+    host.check_output(
+        "mkdir -p /srv/www/probe/assets/kept/static && echo old > /srv/www/probe/assets/kept/static/a.0a1b.css"
+    )
+    assert curl(host, f"https://{SITE}/static/a.0a1b.css").stdout == "old\n"
+
+
+def test_an_instance_that_is_taken_out_is_asked_nothing_unless_no_other_answers(host):
+    """The second instance alone is up: asked for, or as a last resort."""
+    marks = "/run/offramp/upstream/probe"
+    for mark in ("without-1", "without-2"):
+        host.check_output("mkdir -p %s && touch %s/%s", marks, marks, mark)
+        codes = {
+            curl(host, "--output", "/dev/null", "--write-out", "%{http_code}", f"https://{SITE}/").stdout
+            for _ in range(4)
+        }
+        host.check_output("rm %s/%s", marks, mark)
+        assert codes == {"200"}
 
 
 def test_a_static_file_that_was_not_collected_is_asked_of_the_app(host):
@@ -102,7 +120,9 @@ def test_a_static_file_that_was_not_collected_is_asked_of_the_app(host):
 
 
 def test_nothing_outside_the_static_files_is_reachable_by_a_path(host):
-    host.check_output("mkdir -p /srv/www/probe/current/staticfiles && echo secret > /srv/www/probe/current/settings.py")
+    host.check_output(
+        "mkdir -p /srv/www/probe/assets/now/static && echo secret > /srv/www/probe/assets/now/settings.py"
+    )
     answer = curl(host, "--path-as-is", f"https://{SITE}/static/../settings.py")
     assert "secret" not in answer.stdout
     assert "secret" not in curl(host, "--path-as-is", f"https://{SITE}/static../settings.py").stdout

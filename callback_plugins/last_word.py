@@ -1,0 +1,45 @@
+"""End a run that failed with what went wrong, below Ansible's recap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = r"""
+name: last_word
+type: aggregate
+short_description: Ends a failed run with what went wrong
+description:
+  - The last line of a run that failed says what went wrong and where, so that nobody has to look for it above.
+"""
+
+
+class CallbackModule(CallbackBase):
+    """Remember the last failure, which is the one that ended the run."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "last_word"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = ""
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            self._remember(result, "failed")
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self._remember(result, "could not be reached")
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        if self.word and (stats.failures or stats.dark):
+            self._display.display(self.word, color="red")
+
+    def _remember(self, result: Any, default: str) -> None:
+        # The method that gives it was made public in 2.20.
+        content, host = getattr(result, "result", None) or result._result, result._host.get_name()
+        text = str(content.get("outcome") or content.get("msg") or default).strip()
+        line = text.splitlines()[0] if text else default
+        self.word = f"FAILED: {line}" if line.startswith(f"{host}:") else f"FAILED: {host}: {line}"

@@ -1,0 +1,2 @@
+CREATE TABLE IF NOT EXISTS orders (id integer);
+ALTER TABLE orders ADD COLUMN IF NOT EXISTS name text;

@@ -1,0 +1,57 @@
+"""An app whose answers tell what they come from, and are long enough to be cut short."""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+VERSION = Path("version.txt").read_text().strip()
+# Beside the builds, as on a host.
+MEDIA = Path.cwd().parents[1] / "media"
+PADDING = "x" * 50_000
+
+
+def seen():
+    return {"version": VERSION, "build": Path.cwd().name, "dyno": os.environ["DYNO"], "color": os.environ.get("COLOR")}
+
+
+def application(environ, start_response):
+    """Answer / with much text, /echo with a hash of what was sent, /slow late."""
+    path, status = environ["PATH_INFO"], "200 OK"
+    body = {**seen(), "scheme": environ.get("HTTP_X_FORWARDED_PROTO"), "host": environ["HTTP_HOST"]}
+    if path == "/health" and (VERSION == "sick" or os.environ.get("SICK")):
+        status = "500 Internal Server Error"
+    if path == "/slow":
+        time.sleep(float(environ["QUERY_STRING"]))
+    if path == "/echo":
+        body["sha256"] = hashlib.sha256(environ["wsgi.input"].read()).hexdigest()
+    text = json.dumps({**body, "padding": PADDING if path == "/" else ""}).encode()
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(text)))])
+    return [text]
+
+
+def work():
+    """Do one job after the other, each a file with the seconds that it takes, and end between two."""
+    stopping = []
+    signal.signal(signal.SIGTERM, lambda *_: stopping.append(True))
+    while not stopping:
+        for job in sorted(MEDIA.glob("*.job"))[:1]:
+            until = time.monotonic() + float(job.read_text())
+            job.rename(job.with_suffix(".taken"))
+            while time.monotonic() < until:
+                time.sleep(0.1)
+            job.with_suffix(".taken").rename(job.with_suffix(".done"))
+        time.sleep(0.1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "work":
+        work()
+    else:
+        with (MEDIA / "released").open("a") as log:
+            log.write(f"{VERSION}\n")
+        if VERSION == "unmigratable":
+            sys.exit("relation orders is not what it was")
