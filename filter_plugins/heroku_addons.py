@@ -57,7 +57,7 @@ LOGS = (
     "and nothing searches or alerts"
 )
 CRON = (
-    "its jobs stand in no file: read them with  heroku addons:open scheduler  and give each a place before the cut-over"
+    "its jobs stand in no file: read them with  heroku addons:open scheduler  and write each into the entry's  schedule"
 )
 METRICS = "Nothing here replaces it: the site keeps no metrics of the app"
 OWN_DOMAIN = "replaced by the site's nginx and the domains of the entry"

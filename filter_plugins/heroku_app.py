@@ -54,7 +54,7 @@ _heroku_findings = import_module("heroku_findings").heroku_findings
 _heroku_secret = import_module("heroku_secret").heroku_secret
 
 # In the order in which an entry reads well.
-KEYS = ("name", "source", "version", "domains", "processes", "python", "services", "config")
+KEYS = ("name", "source", "version", "domains", "processes", "single", "python", "services", "config")
 SECTIONS = ("taken over", "changed", "add-ons", "to look at", "missing")
 SERVICES = ("postgresql", "redis", "memcached")
 OURS = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}
@@ -158,6 +158,10 @@ class Import:
             kept = ["web"]
         counts = {name: self.count(name, wanted, origin) for name in kept}
         self.entry["processes"] = {name: count for name, count in counts.items() if count}
+        single = [name for name in self.entry["processes"] if SINGLE.search(name)]
+        if single:
+            self.entry["single"] = single
+            self.say("changed", f"once on the whole site, however many web hosts: {', '.join(single)}")
         idle = [name for name, count in counts.items() if not count]
         shown = ", ".join(f"{name} {count}" for name, count in self.entry["processes"].items())
         self.say("taken over", f"processes on each web host, from {origin}: {shown or 'none'}")
@@ -193,11 +197,6 @@ class Import:
         if count > MOST:
             self.say("changed", f"{name}: {MOST} in place of {count}, the most that a host takes; {origin} has {count}")
             count = MOST
-        if SINGLE.search(name) and count:
-            self.look(
-                f"process {name} seems to be one that must run once only: each web host runs the counts of the "
-                "entry, so this one is doubled by a second web host"
-            )
         return count
 
     # Python
@@ -296,7 +295,7 @@ class Import:
             if isinstance(job, dict):
                 self.look(
                     f"app.json has the scheduled job {job.get('command')!r} at {job.get('schedule')!r}, "
-                    "and no key of the entry takes it"
+                    "which the entry takes as  schedule: [{at: …, command: …}]  (docs/deploying.md)"
                 )
 
     # Config vars and services

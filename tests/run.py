@@ -17,8 +17,8 @@ LOGS = ROOT / ".lab" / "test"
 PLAIN = {"NO_COLOR": "1", "PY_COLORS": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 SUMMARY = re.compile(r"^\d+ (?:passed|failed|errors?)\b.*$", re.MULTILINE)
 NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
-# The site takes as long as the roles together, so two scenarios at a time keep two cores busy and never meet on a port.
-SITE = "site"
+# These take as long as all others together, so two scenarios at a time keep two cores busy and never meet on a port.
+LONG = ("site", "deploy")
 # Debian's two releases have two versions of PostgreSQL, with settings of their own.
 SETTINGS = "postgresql"
 
@@ -118,8 +118,8 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
         lanes = [[(name, release or "trixie")]]
     else:
         lanes = [
-            [(SITE, "trixie"), (SITE, "bookworm"), (SETTINGS, "bookworm")],
-            [(other, "trixie") for other in names if other != SITE],
+            [*((long, "trixie") for long in LONG), (LONG[0], "bookworm"), (SETTINGS, "bookworm")],
+            [(other, "trixie") for other in names if other not in LONG],
         ]
     print("\n== molecule: logs in .lab/test", flush=True)
     with ThreadPoolExecutor(len(lanes)) as pool:

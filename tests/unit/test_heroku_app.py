@@ -102,8 +102,10 @@ def test_without_a_formation_a_worker_is_one_and_a_console_none():
     assert "not kept running: console" in app.said["changed"]
 
 
-def test_a_process_that_must_be_single_is_named():
-    assert "process beat seems to be one" in shop({"Procfile": "beat: celery beat"}).said["to look at"]
+def test_a_process_that_must_be_single_runs_once_on_the_site():
+    app = shop({"Procfile": "web: a\nbeat: celery beat"})
+    assert app.entry["single"] == ["beat"]
+    assert "once on the whole site, however many web hosts: beat" in app.said["changed"]
 
 
 def test_the_release_command_is_no_process():
