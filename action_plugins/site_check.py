@@ -289,10 +289,10 @@ def role_options() -> dict[str, Any]:
     return options
 
 
-def budget_problems(host: str, values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def budget_problems(host: str, templar: Templar, budget: Any) -> Iterator[dict[str, Any]]:
     """A host that promises more memory than it has, by the filter memory_budget."""
     try:
-        values["memory_budget"]
+        templar.template(budget)
     except AnsibleError as error:
         # Ansible heads the filter's own words with where it met them.
         said = re.sub(r"^.*?plugin 'memory_budget' failed: ", "", str(error), flags=re.DOTALL)
@@ -403,9 +403,12 @@ class ActionModule(ActionBase):
         yield from found.values()
 
     def _each_server_problem(self, task_vars: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        hostvars = task_vars["hostvars"]
         for host in task_vars["ansible_play_hosts_all"]:
-            values = task_vars["hostvars"][host]
-            yield from values["server_check"]["problems"]
+            own = hostvars.raw_get(host)
+            yield from hostvars[host]["server_check"]["problems"]
             # Only a server that could be asked has memory to share out.
-            if "memtotal_mb" in values["ansible_facts"]:
-                yield from budget_problems(host, values)
+            if "memtotal_mb" in own["ansible_facts"]:
+                # The host's own values and no other's, with what an app's config may refer to.
+                templar = Templar(loader=self._loader, variables={**own, "hostvars": hostvars})
+                yield from budget_problems(host, templar, own["memory_budget"])
