@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jinja2
 import yaml
 
-from bench.postgres_report import CLIENTS, ROWS, SIZES, WAYS, Result, Results, Row, charts, page
+from bench.postgres_report import CLIENTS, PICTURES, ROWS, SIZES, WAYS, Result, Results, Row, charts, page
 from bench.report import PAGE, machine, write_section
 from bench.servers import ROOT, WORK, Lab, machine_cpu, say, server_cpu, servers_down, servers_up, ssh
 from filter_plugins.pgtune import pgtune
@@ -388,7 +388,7 @@ def main() -> None:
     if not (given.no_write or looking):
         for name, chart in charts(heading, results).items():
             (PAGE.parent / name).write_text(chart)
-        write_section("postgres", text)
+        write_section("postgres", f"{PICTURES}\n{text}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ LEVEL = 0.97
 # Which part of the CPUs others may take before it is said.
 BUSY = 0.1
 CHARTS = {"rate": "benchmark-postgres-rate.svg", "wal": "benchmark-postgres-wal.svg"}
+PICTURES = f"""\
+![The rate of each row, as a multiple of Debian's default]({CHARTS["rate"]})
+
+![Bytes of WAL a transaction, by configuration]({CHARTS["wal"]})
+"""
 
 
 class Row(NamedTuple):
