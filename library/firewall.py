@@ -143,10 +143,11 @@ class Family:
         self.wanted = rules(name, declarations)
 
     def loaded(self) -> tuple[list[str], bool, bool]:
+        if self.module.check_mode and not self.module.get_bin_path(self.tools["list"]):
+            # A fresh host, on which the package is not installed yet.
+            return [], False, False
         code, out, error = self.module.run_command([self.tools["list"], "-S"])
         if code != 0:
-            if self.module.check_mode:
-                return [], False, False
             self.module.fail_json(msg=f"{self.tools['list']} -S: {error.strip()}")
         lines = out.splitlines()
         own = [line for line in lines if line.startswith(f"-A {CHAIN} ")]
