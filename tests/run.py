@@ -17,6 +17,8 @@ LOGS = ROOT / ".lab" / "test"
 PLAIN = {"NO_COLOR": "1", "PY_COLORS": "0", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
 SUMMARY = re.compile(r"^\d+ (?:passed|failed|errors?)\b.*$", re.MULTILINE)
 NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
+# What pytest and ansible-playbook say of one failure.
+FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # These take as long as all others together, so two scenarios at a time keep two cores busy and never meet on a port.
 LONG = ("site", "deploy")
 # Debian's two releases have two versions of PostgreSQL, with settings of their own.
@@ -31,6 +33,7 @@ class Result:
     passed: int
     failed: int
     seconds: float
+    failures: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         verdict = "FAILED" if self.failed else "ok"
@@ -44,6 +47,12 @@ def count(log: str, code: int, at_least: int = 0) -> tuple[int, int]:
     failed = numbers.get("failed", 0) + numbers.get("error", 0)
     passed = numbers.get("passed", at_least if code == 0 else 0)
     return passed, failed or int(code != 0)
+
+
+def failures(log: str, code: int) -> tuple[str, ...]:
+    """Pick the lines that name what failed, so that the end of a long run says it too."""
+    lines = [line[:300] for line in FAILURE.findall(log)] if code else []
+    return tuple(lines[-20:])
 
 
 def run(name: str, command: list[str], environment: dict[str, str] | None = None, *, show: bool) -> tuple[str, int]:
@@ -77,7 +86,7 @@ def part(name: str, command: list[str], at_least: int = 0) -> Result:
     print(f"\n== {name}: {' '.join(command)}", flush=True)
     begin = time.monotonic()
     text, code = run(name, command, show=True)
-    return Result(name, *count(text, code, at_least), time.monotonic() - begin)
+    return Result(name, *count(text, code, at_least), time.monotonic() - begin, failures(text, code))
 
 
 def lint() -> Iterator[Result]:
@@ -107,7 +116,7 @@ def scenario(name: str, release: str) -> Result:
     text, code = run(f"molecule {name} {release}", command, {"LAB_RELEASE": release}, show=False)
     passed, failed = count(text, code)
     passed += len(re.findall(r"idempotence.*Executed: Successful", text.partition("\nDETAILS")[0]))
-    result = Result(f"{name} {release}", passed, failed, time.monotonic() - begin)
+    result = Result(f"{name} {release}", passed, failed, time.monotonic() - begin, failures(text, code))
     print(result, flush=True)
     return result
 
@@ -154,6 +163,9 @@ def main() -> None:
     print()
     for result in results:
         print(result)
+    for result in results:
+        if result.failures:
+            print(f"\n{result.name}:", *result.failures, sep="\n  ")
     print(f"\nin {time.monotonic() - begin:.0f} s")
     failed = sum(result.failed for result in results)
     print(f"{sum(result.passed for result in results)} passed, {failed} failed")
