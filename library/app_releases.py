@@ -15,8 +15,8 @@ module: app_releases
 short_description: Tells the releases of an app, and takes the lock on its deploys
 description:
   - Returns what is known of each release on the host. Changes nothing but the lock.
-  - With I(lock), fails at once when somebody else deploys the app, and says who, since when and what. A lock whose
-    holder was killed frees itself 45 seconds after the holder's last step on the host.
+  - With I(lock), fails when somebody else deploys the app and is not done within I(wait_seconds), and says who, since
+    when and what. A lock whose holder was killed frees itself 45 seconds after the holder's last step on the host.
 options:
   app:
     description: Name of the app.
@@ -36,6 +36,10 @@ options:
     description: Take the lock whoever has it.
     type: bool
     default: false
+  wait_seconds:
+    description: How long to wait for the lock.
+    type: int
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -91,6 +95,7 @@ def main() -> None:
                 },
             },
             "break_lock": {"type": "bool", "default": False},
+            "wait_seconds": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -100,7 +105,7 @@ def main() -> None:
         if not home.is_dir():
             module.fail_json(msg=f"{app} is not set up on this host yet: run  site.yml  first")
         try:
-            Lock(app, lock["token"]).take(lock, module.params["break_lock"])
+            Lock(app, lock["token"]).take(lock, module.params["break_lock"], module.params["wait_seconds"])
         except HeldError as problem:
             module.fail_json(msg=str(problem))
     releases = Releases(home)

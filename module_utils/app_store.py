@@ -43,8 +43,18 @@ class Lock:
         self.app, self.token = app, token
         self.path = RUN / f".{app}.lock"
 
-    def take(self, holder: dict[str, str], broken: bool = False) -> None:
-        """Take it, or say who has it."""
+    def take(self, holder: dict[str, str], broken: bool = False, wait_seconds: float = 0) -> None:
+        """Take it, once it is free if that is soon, or say who has it."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                return self._take(holder, broken)
+            except HeldError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+
+    def _take(self, holder: dict[str, str], broken: bool) -> None:
         with self._guard():
             other = self._holder()
             if other and not broken:

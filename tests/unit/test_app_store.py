@@ -50,6 +50,17 @@ def test_a_lock_that_nobody_renews_frees_itself():
         pass
 
 
+def test_the_lock_of_a_killed_run_is_waited_for():
+    Lock("shop", "one").take(ANN)
+    Lock("shop", "two").take(ANN, wait_seconds=2)
+
+
+def test_who_waits_for_a_deploy_that_goes_on_is_told_of_it():
+    Lock("shop", "one").take(ANN)
+    with Lock("shop", "one").hold(), pytest.raises(HeldError, match="being deployed by ann@laptop"):
+        Lock("shop", "two").take(ANN, wait_seconds=1)
+
+
 def test_a_lock_is_kept_for_as_long_as_a_step_takes():
     Lock("shop", "one").take(ANN)
     with Lock("shop", "one").hold():
