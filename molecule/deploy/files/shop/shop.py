@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -15,14 +16,19 @@ PADDING = "x" * 50_000
 
 
 def seen():
-    return {"version": VERSION, "build": Path.cwd().name, "dyno": os.environ["DYNO"], "color": os.environ.get("COLOR")}
+    where = {"build": Path.cwd().name, "dyno": os.environ["DYNO"], "python": platform.python_version()}
+    return {"version": VERSION, "color": os.environ.get("COLOR"), **where}
+
+
+def is_sick():
+    return VERSION == "sick" or os.environ.get("SICK") or (VERSION == "picky" and (MEDIA / "sick-here").exists())
 
 
 def application(environ, start_response):
     """Answer / with much text, /echo with a hash of what was sent, /slow late."""
     path, status = environ["PATH_INFO"], "200 OK"
     body = {**seen(), "scheme": environ.get("HTTP_X_FORWARDED_PROTO"), "host": environ["HTTP_HOST"]}
-    if path == "/health" and (VERSION == "sick" or os.environ.get("SICK")):
+    if path == "/health" and is_sick():
         status = "500 Internal Server Error"
     if path == "/slow":
         time.sleep(float(environ["QUERY_STRING"]))
