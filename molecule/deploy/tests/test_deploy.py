@@ -94,9 +94,13 @@ def source(tmp_path):
     return make
 
 
-def ask(name="web1", path="/health", host="shop.example", seconds=30):
+def asking(name, path, host="shop.example", seconds=30):
     where = ("--max-time", str(seconds), "--resolve", f"{host}:443:{SERVERS[name]}")
-    words = ["curl", "--silent", "--noproxy", "*", "--insecure", *where, f"https://{host}{path}"]
+    return ["curl", "--silent", "--noproxy", "*", "--insecure", *where, f"https://{host}{path}"]
+
+
+def ask(name="web1", path="/health", host="shop.example", seconds=30):
+    words = asking(name, path, host, seconds)
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
@@ -250,6 +254,12 @@ def test_a_release_that_fails_leaves_the_old_one_serving_and_says_why(host, sour
     assert releases(host)[number] == "failed"
 
 
+def test_a_source_that_cannot_be_fetched_changes_nothing(host):
+    before, known = versions(), releases(host)
+    assert "/nowhere" in fails("deploy", shop_source="/nowhere")
+    assert (versions(), releases(host)) == (before, known)
+
+
 def test_a_migration_that_waits_for_a_lock_gives_up_and_the_old_release_serves(host, source):
     before = versions()
     held = "BEGIN; LOCK TABLE orders; SELECT pg_sleep(25)"
@@ -387,6 +397,62 @@ def test_apps_of_two_pythons_on_one_host_are_deployed_without_a_failed_request_o
     assert set(host.file(answers).content_string.split()) == {"200"}
     pythons = {json.loads(ask(name))["python"] for name in SERVERS}
     assert pythons == {host.check_output("/usr/bin/python3 -c %s", "import platform as p; print(p.python_version())")}
+
+
+def test_a_configuration_that_supervisor_refuses_is_named_and_what_runs_is_left_alone(host, source):
+    before, broken = versions(), "/etc/supervisor/conf.d/own.conf"
+    host.check_output("printf '[program:own]\nautostart=perhaps\n' >%s", broken)
+    word = fails("deploy", shop_source=source("refused"))
+    host.check_output("rm %s", broken)
+    assert "supervisor refuses its configuration" in word
+    assert versions() == before
+
+
+MAIN_PID = "systemctl show --property=MainPID --value {}"
+KILLED = {
+    "nginx": (MAIN_PID.format("nginx"), 3),
+    "gunicorn's master": ("supervisorctl pid shop-web-1", 5),
+    "gunicorn's worker": ("pgrep --parent $(supervisorctl pid shop-web-1)", 1),
+    "supervisord": (MAIN_PID.format("supervisor"), 10),
+}
+# Milliseconds until it is another process, and the instance answers by itself and through nginx.
+KILL = """
+old=$({victim}); kill -9 $old; begin=$(date +%s%N)
+until new=$({victim}); [ "$new" -gt 0 ] && [ "$new" != "$old" ] && curl -fs -o /dev/null http://127.0.0.1:8000/ &&
+  curl -fsk -o /dev/null --resolve shop.example:443:127.0.0.1 https://shop.example/; do sleep 0.02; done 2>/dev/null
+echo $((($(date +%s%N) - begin) / 1000000))
+"""
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("name", KILLED)
+def test_what_is_killed_answers_again_and_leaves_no_orphan(host, eventually, name):
+    victim, seconds = KILLED[name]
+    processes = "pgrep --count --full --uid shop gunicorn"
+    before = host.check_output(processes)
+    took = int(host.check_output("timeout 30 bash -c %s", KILL.format(victim=victim))) / 1000
+    print(f"{name}: {took:.1f} s")
+    assert took <= seconds
+    eventually(lambda: host.check_output(processes) == before)
+
+
+@pytest.mark.drill
+def test_an_app_that_spins_and_leaks_loses_a_process_and_its_host_stays_reachable(host, source):
+    """A process of the app is the first that the kernel kills; its memory is that of the host, as nothing limits it."""
+    lasting = [MAIN_PID.format(unit) for unit in ("nginx", "pgbouncer", "postgresql@*-main", "supervisor", "ssh")]
+    works("deploy", shop_source=source("greedy"))
+    before = [host.check_output(line) for line in lasting]
+    killed_before = int(host.check_output("cat /var/log/shop/web-*.log | grep -c 'out of memory' || true"))
+    with ThreadPoolExecutor(2) as spins, Load() as load:
+        for _ in range(2):
+            spins.submit(ask, "web1", "/spin?15")
+        for _ in range(16):
+            subprocess.run(asking("web1", "/leak?100"), capture_output=True, check=False)
+            time.sleep(1)
+        host.check_output("true")
+    assert [host.check_output(line) for line in lasting] == before
+    assert int(host.check_output("cat /var/log/shop/web-*.log | grep -c 'out of memory'")) > killed_before
+    assert load.report["failed"] + load.report["truncated"] <= load.report["answers"] / 100, load.report
 
 
 def test_a_single_instance_is_deployed_without_a_failed_request(host):

@@ -13,6 +13,7 @@ VERSION = Path("version.txt").read_text().strip()
 # Beside the builds, as on a host.
 MEDIA = Path.cwd().parents[1] / "media"
 PADDING = "x" * 50_000
+LEAKED = []
 
 
 def seen():
@@ -25,13 +26,19 @@ def is_sick():
 
 
 def application(environ, start_response):
-    """Answer / with much text, /echo with a hash of what was sent, /slow late."""
+    """Answer / with much text, /echo with a hash of what was sent, /slow late; /leak and /spin never give back."""
     path, status = environ["PATH_INFO"], "200 OK"
     body = {**seen(), "scheme": environ.get("HTTP_X_FORWARDED_PROTO"), "host": environ["HTTP_HOST"]}
     if path == "/health" and is_sick():
         status = "500 Internal Server Error"
     if path == "/slow":
         time.sleep(float(environ["QUERY_STRING"]))
+    if path == "/leak":
+        LEAKED.append(b"x" * int(environ["QUERY_STRING"]) * 2**20)
+    if path == "/spin":
+        until = time.monotonic() + float(environ["QUERY_STRING"])
+        while time.monotonic() < until:
+            pass
     if path == "/echo":
         body["sha256"] = hashlib.sha256(environ["wsgi.input"].read()).hexdigest()
     text = json.dumps({**body, "padding": PADDING if path == "/" else ""}).encode()
