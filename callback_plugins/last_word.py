@@ -24,7 +24,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self.word = ""
+        self.host = self.line = ""
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:
@@ -34,12 +34,15 @@ class CallbackModule(CallbackBase):
         self._remember(result, "could not be reached")
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        if self.word and (stats.failures or stats.dark):
-            self._display.display(self.word, color="red")
+        if self.line and (stats.failures or stats.dark):
+            # What is told on every host may begin with the one that it is about.
+            about = self.line.partition(": ")[0]
+            where = "" if about in stats.processed else f"{self.host}: "
+            self._display.display(f"FAILED: {where}{self.line}", color="red")
 
     def _remember(self, result: Any, default: str) -> None:
         # The method that gives it was made public in 2.20.
-        content, host = getattr(result, "result", None) or result._result, result._host.get_name()
+        content = getattr(result, "result", None) or result._result
         text = str(content.get("outcome") or content.get("msg") or default).strip()
-        line = text.splitlines()[0] if text else default
-        self.word = f"FAILED: {line}" if line.startswith(f"{host}:") else f"FAILED: {host}: {line}"
+        self.line = text.splitlines()[0] if text else default
+        self.host = result._host.get_name()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -136,6 +137,9 @@ OTHER_LOCKS = {
     "pyproject.toml": "uv lock",
 }
 PROCFILE_TYPE = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_-]*):[ \t]*\S", re.MULTILINE)
+
+
+FULL = os.strerror(errno.ENOSPC)
 
 
 class BuildError(Exception):
@@ -388,6 +392,13 @@ def last_line(text: str) -> str:
     return lines[-1].strip().removeprefix("cause: ") if lines else "no reason given"
 
 
+def in_one_line(problem: str) -> str:
+    """Return what could not be done, and why: what is said last, unless it only follows from a full disk."""
+    first, *others = problem.strip().splitlines()
+    full = [line for line in others if FULL in line]
+    return " ".join([first, *(line.strip() for line in (full or others)[-1:])])
+
+
 def last_lines(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-30:])
 
@@ -444,9 +455,7 @@ def main() -> None:
             lock.extend(ARCHIVE_SECONDS)
     except (BuildError, HeldError, OSError) as problem:
         story = f"v{build.number} of {build.app} was not built"
-        lines = str(problem).strip().splitlines()
-        outcome = f"{story}: {lines[0]} {lines[-1].strip()}" if len(lines) > 1 else f"{story}: {problem}"
-        module.fail_json(msg=f"{story}: {problem}", outcome=outcome)
+        module.fail_json(msg=f"{story}: {problem}", outcome=f"{story}: {in_one_line(str(problem))}")
     module.exit_json(changed=changed, archive_needed=needed, release_command="release" in build.process_types)
 
 

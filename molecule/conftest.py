@@ -6,15 +6,21 @@ from pathlib import Path
 
 import pytest
 
+# The drills alone, or all but the drills.
+DRILLS = bool(os.environ.get("DRILLS"))
 
-def pytest_configure():
+
+def pytest_configure(config):
     """Let a test call ansible-playbook as a person does, from the repository's root; molecule stands elsewhere."""
+    config.addinivalue_line("markers", "drill: a long proof, which script/test drills runs")
     os.chdir(Path(__file__).resolve().parent.parent)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """A scenario's own tests come first: the shared ones end by killing every service."""
-    items.sort(key=lambda item: "shared" in item.path.parts)
+    wanted = [item for item in items if bool(item.get_closest_marker("drill")) == DRILLS]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = sorted(wanted, key=lambda item: "shared" in item.path.parts)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # These take as long as all others together, so two scenarios at a time keep two cores busy and never meet on a port.
 LONG = ("site", "deploy")
+# The scenarios that have tests marked as drills: the long proofs, which a run of everything else goes without.
+DRILLS = ("deploy",)
 # Debian's two releases have two versions of PostgreSQL, with settings of their own.
 SETTINGS = "postgresql"
 
@@ -108,15 +110,17 @@ def syntax() -> Iterator[Result]:
         yield part(f"syntax {inventory.name}", command, len(playbooks))
 
 
-def scenario(name: str, release: str) -> Result:
+def scenario(name: str, release: str, kind: str = "molecule") -> Result:
     """Take a scenario through create, converge, idempotence, verify and destroy; idempotence counts as a test."""
     begin = time.monotonic()
-    print(f"       molecule {name} {release}", flush=True)
+    label = f"{kind} {name} {release}"
+    print(f"       {label}", flush=True)
     command = ["molecule", "test", "--scenario-name", name]
-    text, code = run(f"molecule {name} {release}", command, {"LAB_RELEASE": release}, show=False)
+    environment = {"LAB_RELEASE": release, "DRILLS": "1" if kind == "drills" else ""}
+    text, code = run(label, command, environment, show=False)
     passed, failed = count(text, code)
     passed += len(re.findall(r"idempotence.*Executed: Successful", text.partition("\nDETAILS")[0]))
-    result = Result(f"{name} {release}", passed, failed, time.monotonic() - begin, failures(text, code))
+    result = Result(label.removeprefix("molecule "), passed, failed, time.monotonic() - begin, failures(text, code))
     print(result, flush=True)
     return result
 
@@ -135,6 +139,12 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
         return [result for lane in pool.map(lambda lane: [scenario(*one) for one in lane], lanes) for result in lane]
 
 
+def drills() -> list[Result]:
+    print("\n== drills: logs in .lab/test", flush=True)
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(lambda name: scenario(name, "trixie", "drills"), DRILLS))
+
+
 def lab() -> Iterator[Result]:
     """Do what a newcomer does, twice, and look at the site in a browser; a lab that was up before stays up."""
     was_up = (ROOT / ".lab" / "ssh" / "lab").exists()
@@ -148,16 +158,18 @@ def lab() -> Iterator[Result]:
 
 def main() -> None:
     parts = {"lint": lint, "unit": unit, "syntax": syntax, "badinput": badinput, "molecule": molecule, "lab": lab}
+    usual, parts["drills"] = list(parts), drills
     parser = argparse.ArgumentParser(prog="script/test")
-    parser.add_argument("part", nargs="?", choices=list(parts))
+    parser.add_argument("part", nargs="?", choices=[*parts, "all"])
     parser.add_argument("scenario", nargs="?", help="of molecule")
     parser.add_argument("release", nargs="?", choices=["trixie", "bookworm"])
     arguments = parser.parse_args()
 
     begin = time.monotonic()
     results = []
+    chosen = {None: usual, "all": list(parts)}.get(arguments.part, [arguments.part])
     for name, function in parts.items():
-        if arguments.part in (None, name):
+        if name in chosen:
             results += function(arguments.scenario, arguments.release) if function is molecule else function()
 
     print()

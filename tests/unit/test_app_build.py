@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from library.app_build import Build, BuildError, asked_python, find_wsgi_module, make
+from library.app_build import Build, BuildError, asked_python, find_wsgi_module, in_one_line, make
 
 ABOUT = {"version": "main", "who": "ann@laptop", "when": "2026-05-04 10:00:00 UTC", "what": "deploy"}
 DEFAULTS = {
@@ -48,6 +48,21 @@ def build(tmp_path):
         return Build(module)
 
     return make
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        ("no lock", "no lock"),
+        ("could not install:\nresolving\n  no such package", "could not install: no such package"),
+        (
+            "could not unpack:\ntar: a: Cannot write: No space left on device\ntar: Exiting with failure status",
+            "could not unpack: tar: a: Cannot write: No space left on device",
+        ),
+    ],
+)
+def test_one_line_says_what_could_not_be_done_and_why(problem, line):
+    assert in_one_line(problem) == line
 
 
 VERSION = {"sys.version_info": (0, "3.13.5\n", "")}

@@ -143,6 +143,15 @@ def test_a_killed_instance_comes_back_with_one_set_of_workers(host):
     assert gunicorns(host, "probe") == 6
 
 
+def test_a_killed_worker_is_replaced_beside_those_that_go_on(host):
+    master = pid(host, "probe-web-1")
+    killed, other = workers(host, master)
+    host.check_output("kill -9 %s", killed)
+    eventually(lambda: len(now := workers(host, master)) == 2 and killed not in now, 5)
+    assert other in workers(host, master)
+    assert ask(host)["values"] == digest(VALUES)
+
+
 def test_a_killed_supervisor_comes_back_with_one_set_of_processes(host):
     before = pids(host)
     host.check_output("kill -9 $(systemctl show --property=MainPID --value supervisor)")

@@ -1,6 +1,7 @@
 """The web server as a visitor sees it. An instance of the app is played by Python's http.server where one is needed."""
 
 import json
+import subprocess
 import time
 
 import pytest
@@ -145,6 +146,18 @@ def test_too_large_a_body_is_refused(host):
 def test_the_key_is_readable_by_root_alone(host):
     key = host.file("/etc/ssl/private/probe.key")
     assert (key.user, key.mode) == ("root", 0o600)
+
+
+def test_a_configuration_that_nginx_refuses_is_taken_back_before_it_is_loaded(host):
+    state = "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/* && pgrep nginx"
+    before = host.check_output(state)
+    refused = {"nginx_trusted_proxies": ["no-address"]}
+    words = ["ansible-playbook", "playbooks/services.yml", "--tags=nginx", f"--extra-vars={json.dumps(refused)}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "no-address" in done.stdout.strip().splitlines()[-1]
+    assert host.check_output(state) == before
+    assert "301" in curl(host, "--head", f"http://{SITE}/").stdout
 
 
 def test_a_killed_master_comes_back_and_no_old_worker_keeps_the_port(host):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import signal
 import sys
 import time
@@ -12,20 +13,32 @@ VERSION = Path("version.txt").read_text().strip()
 # Beside the builds, as on a host.
 MEDIA = Path.cwd().parents[1] / "media"
 PADDING = "x" * 50_000
+LEAKED = []
 
 
 def seen():
-    return {"version": VERSION, "build": Path.cwd().name, "dyno": os.environ["DYNO"], "color": os.environ.get("COLOR")}
+    where = {"build": Path.cwd().name, "dyno": os.environ["DYNO"], "python": platform.python_version()}
+    return {"version": VERSION, "color": os.environ.get("COLOR"), **where}
+
+
+def is_sick():
+    return VERSION == "sick" or os.environ.get("SICK") or (VERSION == "picky" and (MEDIA / "sick-here").exists())
 
 
 def application(environ, start_response):
-    """Answer / with much text, /echo with a hash of what was sent, /slow late."""
+    """Answer / with much text, /echo with a hash of what was sent, /slow late; /leak and /spin never give back."""
     path, status = environ["PATH_INFO"], "200 OK"
     body = {**seen(), "scheme": environ.get("HTTP_X_FORWARDED_PROTO"), "host": environ["HTTP_HOST"]}
-    if path == "/health" and (VERSION == "sick" or os.environ.get("SICK")):
+    if path == "/health" and is_sick():
         status = "500 Internal Server Error"
     if path == "/slow":
         time.sleep(float(environ["QUERY_STRING"]))
+    if path == "/leak":
+        LEAKED.append(b"x" * int(environ["QUERY_STRING"]) * 2**20)
+    if path == "/spin":
+        until = time.monotonic() + float(environ["QUERY_STRING"])
+        while time.monotonic() < until:
+            pass
     if path == "/echo":
         body["sha256"] = hashlib.sha256(environ["wsgi.input"].read()).hexdigest()
     text = json.dumps({**body, "padding": PADDING if path == "/" else ""}).encode()
