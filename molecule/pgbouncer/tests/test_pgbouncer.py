@@ -38,14 +38,6 @@ def test_a_client_of_tls_1_1_is_refused(host, database_password):
     assert "SSL error" in refused.stderr
 
 
-def test_an_app_cannot_read_the_key_of_the_pool(host):
-    path = host.check_output("sed -n 's/^client_tls_key_file = //p' /etc/pgbouncer/pgbouncer.ini")
-    with host.sudo("postgres"):
-        assert "PRIVATE KEY" in host.check_output("cat %s", path)
-    with host.sudo("nobody"):
-        assert host.run("cat %s", path).rc != 0
-
-
 def test_a_wrong_password_is_refused(host):
     refused = connect(host, "wrong")
     assert refused.rc != 0
