@@ -49,6 +49,8 @@ _value:
 
 # Ansible loads a filter by its path under a name of its own: the one beside it is found by the directory.
 sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "module_utils"))
+_common_range = import_module("python_range").common_range
 _heroku_addons = import_module("heroku_addons").heroku_addons
 _heroku_findings = import_module("heroku_findings").heroku_findings
 _heroku_secret = import_module("heroku_secret").heroku_secret
@@ -87,6 +89,7 @@ ALIASES = (
     (r"(MEMCACHIER|MEMCACHEDCLOUD)(_\w+)?_SERVERS", "memcached", MEMCACHED),
     (r"(MEMCACHIER|MEMCACHEDCLOUD)(_\w+)?_(USERNAME|PASSWORD)", "memcached", ""),
 )
+PACKAGE_FILES = {"Pipfile.lock": "Pipenv", "requirements.txt": "pip", "poetry.lock": "Poetry", "uv.lock": "uv"}
 BUILD_FILES = {
     "Aptfile": "Aptfile asks for Debian packages, which nothing installs here: install them on each web host",
     "heroku.yml": "heroku.yml describes a container; here the app is built from its Python packages and run as it is",
@@ -249,28 +252,24 @@ class Import:
         ):
             if isinstance(text, str):
                 try:
-                    return SpecifierSet(from_poetry(text)), origin
+                    return SpecifierSet(_common_range(text)), origin
                 except InvalidSpecifier:
                     self.look(f"{origin} says {text!r}, which is read by no rule known here: set python in the entry")
         return None, ""
 
     def packages(self) -> None:
-        if "requirements.txt" in self.files:
-            self.say("taken over", "packages from requirements.txt")
-        elif {"uv.lock", "pyproject.toml"} <= self.files.keys():
-            self.say("taken over", "packages from uv.lock")
-        elif "poetry.lock" in self.files:
+        found = [name for name in PACKAGE_FILES if name in self.files]
+        if len(found) == 1:
+            self.say("taken over", f"packages from {found[0]}, as {PACKAGE_FILES[found[0]]} installs them")
+        elif found:
             self.look(
-                "packages are built from requirements.txt or uv.lock, and the source has poetry.lock: add what "
-                "poetry export --output requirements.txt  makes"
+                f"the source has {' and '.join(found)}, of which Heroku takes exactly one, and so does the build here: "
+                "remove what the app does not use"
             )
-        elif "Pipfile.lock" in self.files:
-            self.look(
-                "packages are built from requirements.txt or uv.lock, and the source has Pipfile.lock: add what "
-                "pipenv requirements > requirements.txt  makes"
-            )
+        elif "Pipfile" in self.files:
+            self.look("the source has a Pipfile without Pipfile.lock: add what  pipenv lock  makes")
         else:
-            self.look("the source names no packages: it needs requirements.txt, or uv.lock with pyproject.toml")
+            self.look(f"the source names no packages: it needs one of {', '.join(PACKAGE_FILES)}")
         for path, text in BUILD_FILES.items():
             if path in self.files:
                 self.look(text)
@@ -311,7 +310,8 @@ class Import:
         wanted = {addon["service"] for addon in self.addons} | {
             service for name, service in OURS.items() if name in self.findings["reads"] or name in names
         }
-        if re.search(r"dj[-_]database[-_]url|django[-_](on[-_])?heroku", self.files.get("requirements.txt", "")):
+        packages = "".join(self.files.get(name, "") for name in PACKAGE_FILES)
+        if re.search(r"dj[-_]database[-_]url|django[-_](on[-_])?heroku", packages):
             wanted.add("postgresql")
         if not is_postgres(config.get("DATABASE_URL", "postgres://")):
             wanted.discard("postgresql")
@@ -521,21 +521,6 @@ def toml_of(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return {}
-
-
-def from_poetry(text: str) -> str:
-    """Return poetry's way to write a range of versions in the common one."""
-    parts = [part.strip() for part in text.split(",")]
-    return ",".join(
-        f">={part[1:]},<4"
-        if part.startswith("^3")
-        else f"~={part[1:]}.0"
-        if part.startswith("~3") and part.count(".") == 1
-        else f"=={part}"
-        if re.fullmatch(r"3(\.(\d+|\*)){1,2}", part)
-        else part
-        for part in parts
-    )
 
 
 def literal(value: str) -> str:

@@ -63,9 +63,9 @@ reads PORT: each web process is given its own, 8000 and up. It has to listen on 
 reads HEROKU_… (dyno metadata): none of it is set here; see that the code does without, or set a config var of that
 name""",
     TLS: """\
-asks for TLS to a service: the app reaches PostgreSQL through a pool on its own host and redis over the private network,
-both without TLS. What insists on it (sslmode=require, ssl_require=True, rediss://) can't connect; the pool itself
-speaks TLS to the database""",
+asks for TLS to a service. To PostgreSQL it gets it (sslmode=require, ssl_require=True, django_heroku), from the pool on
+its own host, whose certificate is self-signed: sslmode=verify-ca and verify-full can't connect. redis speaks no TLS:
+what insists on rediss:// can't connect""",
     POOL: """\
 seems to lean on a session of PostgreSQL's: the pool lends a connection for one transaction, so advisory locks, LISTEN
 and server-side cursors do not last longer. In Django's settings: DISABLE_SERVER_SIDE_CURSORS = True""",

@@ -16,6 +16,7 @@ from pathlib import Path
 from ansible.module_utils.app_store import BUILDING, HeldError, Lock, Releases
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.placing import place_file
+from ansible.module_utils.python_range import common_range
 
 DOCUMENTATION = r"""
 module: app_build
@@ -26,7 +27,10 @@ description:
   - Ships I(archive) to the host and unpacks it to I(home)C(/builds/)I(build), unless that is built there; several
     releases can share a build.
   - Makes an environment of the release's own with uv, as the app's user and with the app's config, so that nothing of
-    a running release changes. Reads C(requirements.txt), else C(uv.lock). Packages are cached between releases.
+    a running release changes. Reads C(requirements.txt), C(uv.lock), C(poetry.lock) or C(Pipfile.lock), the last two
+    with a pinned Poetry or Pipenv that uv runs. Packages are cached between releases.
+  - As on Heroku, a source with files of several package managers is refused, and so is a lock that does not match what
+    it was made from.
   - Adds gunicorn and writes a Procfile where there is none. Collects static files of a Django app unless its config
     says C(DISABLE_COLLECTSTATIC).
   - Adds the static files to those that are kept for pages of other releases.
@@ -70,7 +74,8 @@ options:
   python:
     description:
       - C(system) for Debian's python3, or a version such as C(3.13). Empty is what the source asks for, in
-        C(.python-version), C(runtime.txt) or C(requires-python) of C(pyproject.toml), else C(system).
+        C(.python-version), C(runtime.txt), C(Pipfile.lock) or C(pyproject.toml) (C(requires-python), or the C(python)
+        of Poetry's dependencies), else C(system).
     type: str
     default: ""
   processes:
@@ -130,12 +135,22 @@ CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 ARCHIVE_SECONDS = 600
 # What an app without a Procfile is served by.
 DEFAULT_SERVER = "gunicorn==27.0.1"
-OTHER_LOCKS = {
-    "poetry.lock": "poetry export --output requirements.txt",
-    "Pipfile.lock": "pipenv requirements > requirements.txt",
+# In the order in which Heroku names them, which wants exactly one.
+PACKAGE_FILES = {
+    "Pipfile.lock": "Pipenv",
+    "requirements.txt": "pip",
+    "poetry.lock": "Poetry",
+    "uv.lock": "uv",
+}
+OTHER_FILES = {
+    "Pipfile": "pipenv lock",
     "pdm.lock": "pdm export --output requirements.txt",
     "pyproject.toml": "uv lock",
 }
+POETRY = "poetry==2.5.1"
+# Poetry knows no index but PyPI's and those that the source names.
+POETRY_MIRROR = "poetry-plugin-pypi-mirror==0.6.5"
+PIPENV = "pipenv==2026.10.3"
 PROCFILE_TYPE = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_-]*):[ \t]*\S", re.MULTILINE)
 
 
@@ -165,10 +180,19 @@ class Build:
             "UV_PYTHON_INSTALL_DIR": f"{self.home}/.python",
             "UV_NO_PROGRESS": "1",
             "SSL_CERT_FILE": CERTIFICATES,
+            # Poetry and Pipenv bring authorities of their own.
+            "REQUESTS_CA_BUNDLE": CERTIFICATES,
+            "POETRY_CACHE_DIR": f"{self.home}/.cache/poetry",
+            "POETRY_VIRTUALENVS_IN_PROJECT": "true",
+            "PIPENV_CACHE_DIR": f"{self.home}/.cache/pipenv",
+            "PIPENV_VENV_IN_PROJECT": "1",
+            "PIPENV_NOSPIN": "1",
+            "PIPENV_VERBOSITY": "-1",
         }
         if module.params["index_url"]:
             # In the environment and not among the arguments, since it may hold a password.
-            self.environment["UV_DEFAULT_INDEX"] = module.params["index_url"]
+            for name in ("UV_DEFAULT_INDEX", "POETRY_PYPI_MIRROR_URL", "PIPENV_PYPI_MIRROR"):
+                self.environment[name] = module.params["index_url"]
 
     @property
     def is_built(self) -> bool:
@@ -245,25 +269,61 @@ class Build:
 
     def install_packages(self) -> None:
         has = {path.name for path in self.directory.iterdir()}
-        if "requirements.txt" in has:
-            self.as_app("make an environment", f"uv venv --quiet --no-project --python {self.interpreter()} .venv")
-            self.as_app("install requirements.txt", "uv pip install --quiet -r requirements.txt")
-        elif {"uv.lock", "pyproject.toml"} <= has:
-            sync = "uv sync --quiet --locked --no-default-groups"
-            self.as_app("install uv.lock", f"{sync} --python {self.interpreter()}")
-        else:
-            self.explain_missing_requirements(has)
+        found = [name for name in PACKAGE_FILES if name in has]
+        if len(found) != 1:
+            self.explain_package_files(found, has)
+        install = {
+            "Pipfile.lock": self.install_with_pipenv,
+            "requirements.txt": self.install_with_pip,
+            "poetry.lock": self.install_with_poetry,
+            "uv.lock": self.install_with_uv,
+        }
+        install[found[0]]()
+
+    def make_environment(self) -> None:
+        self.as_app("make an environment", f"uv venv --quiet --no-project --python {self.interpreter()} .venv")
+
+    def install_with_pip(self) -> None:
+        self.make_environment()
+        self.as_app("install requirements.txt", "uv pip install --quiet -r requirements.txt")
+
+    def install_with_uv(self) -> None:
+        sync = "uv sync --quiet --locked --no-default-groups"
+        self.as_app("install uv.lock", f"{sync} --python {self.interpreter()}")
+
+    def install_with_poetry(self) -> None:
+        self.make_environment()
+        mirror = f"--with {POETRY_MIRROR} " if self.module.params["index_url"] else ""
+        run = f"uv tool run --quiet --python {SYSTEM_PYTHON} {mirror}--from {POETRY} poetry"
+        self.as_app("install poetry.lock", f"{run} sync --only main --no-interaction --no-ansi")
+
+    def install_with_pipenv(self) -> None:
+        self.make_environment()
+        run = f"uv tool run --quiet --python {SYSTEM_PYTHON} --from {PIPENV} pipenv"
+        code, out, said = self.run_as_app(f"{run} install --deploy")
+        # It breaks its lines.
+        if code != 0 and re.search(r"Pipfile\.lock\s.*\sout\s+of\s+date", out + said, re.DOTALL):
+            raise BuildError(
+                "Pipfile.lock was not made from this Pipfile: run `pipenv lock` and add Pipfile.lock to the source"
+            )
+        self.checked("install Pipfile.lock", code, out, said)
 
     @staticmethod
-    def explain_missing_requirements(has: set[str]) -> None:
-        for name, command in OTHER_LOCKS.items():
+    def explain_package_files(found: list[str], has: set[str]) -> None:
+        if found:
+            listed = " and ".join(f"{name} ({PACKAGE_FILES[name]})" for name in found)
+            raise BuildError(
+                f"the source has {listed}, and which of them counts cannot be known; Heroku refuses that too. "
+                f"Remove what the app does not use, `git rm {found[-1]}` for example"
+            )
+        for name, command in OTHER_FILES.items():
             if name in has:
                 raise BuildError(
-                    f"the source has {name}, and packages are installed from requirements.txt or uv.lock: "
-                    f"run `{command}` and add the file to the source"
+                    f"the source has {name}, and packages are installed from {', '.join(PACKAGE_FILES)}: "
+                    f"run `{command}` and add the file that it makes to the source"
                 )
         raise BuildError(
-            "the source has neither requirements.txt nor uv.lock; "
+            f"the source has none of {', '.join(PACKAGE_FILES)}; "
             "an empty requirements.txt says that no package is needed"
         )
 
@@ -367,10 +427,16 @@ def asked_python(directory: Path) -> str:
         if path.exists():
             lines = (line.partition("#")[0].strip() for line in path.read_text(errors="replace").splitlines())
             return next((line.removeprefix("python-") for line in lines if line), "system")
+    path = directory / "Pipfile.lock"
+    if path.exists():
+        requires = json.loads(path.read_text()).get("_meta", {}).get("requires", {})
+        version = requires.get("python_full_version") or requires.get("python_version", "")
+        return version if re.fullmatch(r"[\d.]+", version) else "system"
     path = directory / "pyproject.toml"
     if path.exists():
-        required = tomllib.loads(path.read_text()).get("project", {}).get("requires-python", "")
-        return required.replace(" ", "") or "system"
+        pyproject = tomllib.loads(path.read_text())
+        poetry = pyproject.get("tool", {}).get("poetry", {}).get("dependencies", {}).get("python", "")
+        return common_range(pyproject.get("project", {}).get("requires-python", "") or poetry) or "system"
     return "system"
 
 

@@ -56,18 +56,23 @@ def install(module: AnsibleModule, directory: Path, requirements: str) -> None:
     if module.params["index_url"]:
         # In the environment and not among the arguments, since it may hold a password.
         environment["PIP_INDEX_URL"] = module.params["index_url"]
-    shutil.rmtree(directory, ignore_errors=True)
+    # What is there serves until the new one is whole; uv is one binary, which can be moved.
+    fresh = Path(f"{directory}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
     with tempfile.NamedTemporaryFile("w", prefix="uv-", suffix=".txt") as file:
         file.write(requirements)
         file.flush()
         options = ["--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "--requirement", file.name]
         for command in (
-            [PYTHON, "-m", "venv", "--without-pip", str(directory)],
-            [str(directory / "bin/python"), f"{wheel}/pip", "install", *options],
+            [PYTHON, "-m", "venv", "--without-pip", str(fresh)],
+            [str(fresh / "bin/python"), f"{wheel}/pip", "install", *options],
         ):
             code, out, said = module.run_command(command, environ_update=environment)
             if code != 0:
+                shutil.rmtree(fresh, ignore_errors=True)
                 module.fail_json(msg=f"uv cannot be installed:\n{(said or out).strip()}")
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.rename(directory)
 
 
 def main() -> None:

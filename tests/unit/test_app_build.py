@@ -105,15 +105,26 @@ def test_a_lock_of_uv_is_installed_as_it_is(build):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (["poetry.lock", "pyproject.toml"], "the source has poetry.lock, .*poetry export"),
-        (["Pipfile.lock", "Pipfile"], "the source has Pipfile.lock, .*pipenv requirements"),
-        (["pyproject.toml"], "the source has pyproject.toml, .*uv lock"),
+        (["Pipfile"], "the source has Pipfile, .*`pipenv lock`"),
+        (["pyproject.toml"], "the source has pyproject.toml, .*`uv lock`"),
         (["app.py"], "an empty requirements.txt says that no package is needed"),
+        (["Pipfile.lock", "requirements.txt"], r"Pipfile.lock \(Pipenv\) and requirements.txt \(pip\).*`git rm req"),
+        (["requirements.txt", "uv.lock", "pyproject.toml"], r"requirements.txt \(pip\) and uv.lock \(uv\)"),
     ],
 )
 def test_another_way_to_name_packages_is_answered_with_the_way_out(build, files, words):
     with pytest.raises(BuildError, match=words):
         build(dict.fromkeys(files, "")).install_packages()
+
+
+@pytest.mark.parametrize(
+    ("index", "plugin"), [("", False), ("https://someone:secret-for-tests@index.example/simple", True)]
+)
+def test_an_index_of_ones_own_is_poetrys_too_and_on_no_command_line(build, index, plugin):
+    made = build({"poetry.lock": "", "pyproject.toml": ""}, VERSION, index_url=index)
+    made.install_packages()
+    assert ("poetry-plugin-pypi-mirror==" in made.module.commands[-1]) is plugin
+    assert not any("secret-for-tests" in command for command in made.module.commands)
 
 
 @pytest.mark.parametrize("wanted", ["system", "3", "3.13", "3.13.5"])
@@ -135,6 +146,10 @@ def test_another_python_is_fetched_by_uv(build, wanted):
         ({"runtime.txt": "python-3.11.4\n"}, "3.11.4"),
         ({"pyproject.toml": '[project]\nrequires-python = ">=3.11, <4"'}, ">=3.11,<4"),
         ({"pyproject.toml": "[tool.x]"}, "system"),
+        ({"pyproject.toml": '[tool.poetry.dependencies]\npython = "^3.11"'}, ">=3.11,<4"),
+        ({"Pipfile.lock": '{"_meta": {"requires": {"python_version": "3.12"}}}', "pyproject.toml": ""}, "3.12"),
+        ({"Pipfile.lock": '{"_meta": {"requires": {"python_version": "3", "python_full_version": "3.12.4"}}}'}, "3.12.4"),
+        ({"Pipfile.lock": '{"_meta": {"requires": {}}}'}, "system"),
         ({}, "system"),
     ],
 )

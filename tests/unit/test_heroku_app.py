@@ -307,10 +307,23 @@ def test_what_the_build_or_the_site_has_no_place_for_is_named(files, said):
     assert said in shop(files).said["to look at"]
 
 
-@pytest.mark.parametrize("file", ["poetry.lock", "Pipfile.lock"])
-def test_a_lock_that_the_build_does_not_read_is_named_with_what_makes_one(file):
+@pytest.mark.parametrize("file", ["requirements.txt", "uv.lock", "poetry.lock", "Pipfile.lock"])
+def test_the_one_file_that_names_the_packages_is_taken_over(file):
     app = heroku_app({"name": "shop", "source": "/x", "files": {"Procfile": PROCFILE, file: "{}"}})
-    assert any(file in line and "requirements.txt" in line for line in app["report"]["to look at"])
+    assert any(f"packages from {file}" in line for line in app["report"]["taken over"])
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["requirements.txt", "poetry.lock"], "the source has requirements.txt and poetry.lock, of which Heroku takes"),
+        (["Pipfile"], "pipenv lock"),
+        ([], "needs one of Pipfile.lock, requirements.txt, poetry.lock, uv.lock"),
+    ],
+)
+def test_packages_that_the_build_will_refuse_are_named(files, said):
+    app = heroku_app({"name": "shop", "source": "/x", "files": {"Procfile": PROCFILE, **dict.fromkeys(files, "")}})
+    assert any(said in line for line in app["report"]["to look at"])
 
 
 @pytest.mark.parametrize("manifest", [[], "x", {"env": []}, {"addons": None, "formation": [], "scripts": 1}])

@@ -77,6 +77,13 @@ def changed_source(tmp_path, name, content):
     return source
 
 
+def locked_source(tmp_path, manager):
+    source = tmp_path / "locked"
+    shutil.copytree(ROOT / "molecule/app/files/locked" / manager, source)
+    shutil.copy(ROOT / "molecule/app/files/locked/app.py", source)
+    return source
+
+
 def release_of(source, tmp_path):
     sys.path.insert(0, str(ROOT))
     from action_plugins.app_source import Cache, resolve
@@ -210,3 +217,21 @@ def test_a_build_that_was_interrupted_is_made_anew_and_rolled_out(host, other, t
     assert not host.file(f"/srv/www/probe/builds/{release}/half").exists
     assert (pid(host, "plain-web-1"), len(noted(host, "release"))) == (beside, released + 1)
     assert noted(host, "worker")[-1]["release"] == release
+
+
+@pytest.mark.parametrize(
+    ("manager", "file", "mended"), [("poetry", "pyproject.toml", "poetry lock"), ("pipenv", "Pipfile", "pipenv lock")]
+)
+def test_an_app_is_built_from_the_lock_of_poetry_or_pipenv_and_one_that_is_out_of_date_is_refused(
+    host, other, tmp_path, manager, file, mended
+):
+    source = locked_source(tmp_path, manager)
+    done = deploy(plain_source=str(source))
+    assert done.returncode == 0, done.stdout
+    for server in (host, other):
+        assert server.check_output("python3 -c %s", ASK.format(8020, "/")) == "itsdangerous 2.1.2"
+    (source / file).write_text((source / file).read_text().replace("2.1.2", "2.2.0"))
+    refused = deploy(plain_source=str(source))
+    assert refused.returncode != 0
+    assert f"`{mended}`" in refused.stdout.splitlines()[-1]
+    assert host.check_output("python3 -c %s", ASK.format(8020, "/")) == "itsdangerous 2.1.2"

@@ -24,6 +24,20 @@ def test_an_app_reaches_its_database_encrypted_and_as_itself(host, database_pass
     assert connect(host, database_password).stdout.strip() == "probe|t"
 
 
+@pytest.mark.parametrize("mode", ["require", "disable"])
+def test_an_app_gets_in_with_tls_where_it_insists_and_without(host, database_password, mode):
+    assert connect(host, database_password, database=f"dbname=probe sslmode={mode}").stdout.strip() == "probe|t"
+    shown = connect(host, database_password, "\\conninfo", f"dbname=probe sslmode={mode}").stdout
+    assert ("TLS" in shown) == (mode == "require")
+
+
+def test_a_client_of_tls_1_1_is_refused(host, database_password):
+    old = "dbname=probe sslmode=require ssl_min_protocol_version=TLSv1 ssl_max_protocol_version=TLSv1.1"
+    refused = connect(host, database_password, database=old)
+    assert refused.rc != 0
+    assert "SSL error" in refused.stderr
+
+
 def test_a_wrong_password_is_refused(host):
     refused = connect(host, "wrong")
     assert refused.rc != 0

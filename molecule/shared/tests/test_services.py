@@ -21,7 +21,9 @@ SERVICES = {
     "base": Service("all", "ssh.service", "root", ("/etc/ssh/ssh_host_*_key",)),
     "memcached": Service("web", "memcached.service", "memcache"),
     "nginx": Service("web", "nginx.service", "root", ("/etc/ssl/private",)),
-    "pgbouncer": Service("web", "pgbouncer.service", "postgres", ("/etc/pgbouncer/userlist.txt",)),
+    "pgbouncer": Service(
+        "web", "pgbouncer.service", "postgres", ("/etc/pgbouncer/userlist.txt", "/etc/ssl/private/ssl-cert-snakeoil.key")
+    ),
     "postgresql": Service("db", "postgresql@*-main.service", "postgres", ("/etc/postgresql/*/main/pg_hba.conf",)),
     "redis": Service("db", "redis-server.service", "redis", ("/etc/redis/redis.conf", "/etc/redis/password.conf")),
     "supervisor": Service("web", "supervisor.service", "root"),
