@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("host")
 
 ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 CANARY = "canary-4f1e0c77"
-PRIMARY = "postgresql@*-main.service"
 SECRETS = ("lab-store-secret", "cipher-key-for-tests-of-the-backup-0123", "AGE-SECRET-KEY-1")
 FILL = """
     DROP SCHEMA IF EXISTS public CASCADE; DROP SCHEMA IF EXISTS "Odd one" CASCADE;
@@ -569,6 +568,18 @@ def test_a_named_dump_takes_the_place_of_one_database_and_keeps_what_was_there(h
     sql(host, f'DROP DATABASE "{kept}"', "postgres")
     url = f"postgres://probe:probe-password-for-tests@{host.ansible.get_variables()['address']}/probe?sslmode=require"
     assert host.check_output("psql -qAt --command=%s %s", "SELECT count(*) FROM orders", url) == "60000"
+
+
+def test_a_cluster_that_does_not_start_any_more_is_restored(host, backed_up):
+    unit = host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
+    host.check_output("systemctl stop %s; rm /var/lib/postgresql/*/main/global/pg_control", unit)
+    refused = play("restore", "overwrite=no")
+    assert refused.returncode != 0
+    assert "does not run" in refused.text
+    done = play("restore", "overwrite=yes")
+    assert done.returncode == 0, done.text
+    assert content(host) == backed_up
+    host.check_output("rm -r /var/lib/postgresql/*/main.before-*")
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ STAMP = "%Y%m%dT%H%M%SZ"
 ASIDE = re.compile(r"\.(before|restored|import|empty)\b")
 COUNTED = """
     SELECT format('%I.%I', nspname, relname) FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
-    WHERE relkind IN ('r', 'm') AND relpersistence <> 't' AND relispopulated
+    WHERE relkind IN ('r', 'm') AND relpersistence = 'p' AND relispopulated
       AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
     ORDER BY 1"""
 POSITION = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END"
@@ -64,10 +64,10 @@ def words(span: timedelta) -> str:
     return f"{hours * 60:.0f} minutes" if hours < 1.5 else f"{hours:.0f} hours" if hours < 48 else f"{span.days} days"
 
 
-def call(*command: str | Path, failed: str, **options: Any) -> str:
+def call(*command: str | Path, failed: str, accepted: tuple[int, ...] = (0,), **options: Any) -> str:
     """Run a command and return what it says; what it complains of is the problem."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
-    if done.returncode:
+    if done.returncode not in accepted:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-6:]
         raise BackupError(f"{failed}: {' / '.join(said) or f'{command[0]} ended with {done.returncode}'}")
     return done.stdout
@@ -160,6 +160,10 @@ class Backup:
     @property
     def tools(self) -> Path:
         return Path(f"/usr/lib/postgresql/{self.config['version']}/bin")
+
+    @property
+    def unit(self) -> str:
+        return f"postgresql@{self.config['version']}-main.service"
 
     # Sets of objects
 
@@ -756,6 +760,17 @@ class Backup:
         return f"{told}. What was there is in the database {kept}" if was_there else told
 
     def restore(self, to: str, wanted: str, database: str, overwrite: bool) -> str:
+        if to:
+            self.check_time(to)
+        if to and wanted:
+            raise BackupError("a time and a dump exclude each other: name one of the two")
+        if call("systemctl", "is-active", self.unit, failed="", accepted=(0, 3)).strip() != "active":
+            if database or wanted or not overwrite:
+                raise BackupError(
+                    f"{self.unit} does not run, so all that can be restored is the whole cluster, without -e app and "
+                    "-e dump, in place of what is there: -e overwrite=yes"
+                )
+            return self.restore_cluster(to)
         if self.is_standby():
             raise BackupError("this host has a standby; the primary is restored, and the standby then follows it")
         chosen = [database] if database else [name for name in self.names() if name != "postgres"]
@@ -765,10 +780,6 @@ class Backup:
                 f"there is data in {', '.join(full)}, so nothing was restored. It would be kept under another name; "
                 "to go on, say  -e overwrite=yes"
             )
-        if to and wanted:
-            raise BackupError("a time and a dump exclude each other: name one of the two")
-        if to:
-            self.check_time(to)
         if database and to:
             return self.restore_one(database, to)
         if wanted or database:
@@ -826,8 +837,7 @@ class Backup:
         """The whole cluster, to a time or to the last that was archived; the one that was there stays beside it."""
         if not self.base_backups():
             raise BackupError("the bucket holds no base backup; a dump can be restored by name:  -e dump=latest")
-        unit = f"postgresql@{self.config['version']}-main.service"
-        data = Path(self.ask("SELECT current_setting('data_directory')"))
+        unit, data = self.unit, Path(f"/var/lib/postgresql/{self.config['version']}/main")
         kept = data.with_name(f"{data.name}.before-{now().strftime(STAMP)}")
         if not to:
             with contextlib.suppress(BackupError):
@@ -846,7 +856,8 @@ class Backup:
             if kept.exists():
                 shutil.rmtree(data, ignore_errors=True)
                 call("mv", "--no-target-directory", kept, data, failed=f"{kept} does not go back to {data}")
-            call("systemctl", "start", unit, failed="PostgreSQL, as it was, does not start")
+            with contextlib.suppress(BackupError):
+                call("systemctl", "start", unit, failed="PostgreSQL, as it was, does not start")
             raise
         for name in ("restore_command", "recovery_target_time", "recovery_target_action"):
             self.ask_nothing(f"ALTER SYSTEM RESET {name}")
