@@ -111,6 +111,15 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def last_words(log: Path) -> str:
+    """Return what PostgreSQL died of."""
+    lines = log.read_text(errors="replace").splitlines()[-200:] if log.exists() else []
+    told = " / ".join([line for line in lines if "FATAL" in line or "PANIC" in line][-1:])
+    if "before configured recovery target" in told:
+        told += ". The bucket has no commit of that time or later: without a time it goes to the last that there is"
+    return told
+
+
 class Bucket:
     """The site's part of the bucket, through s3cmd."""
 
@@ -409,6 +418,8 @@ class Backup:
 
     def wait_until_archived(self, lsn: str) -> None:
         """See the WAL to a position arrive in the bucket, so that a base backup can be brought to it."""
+        # An idle server would have nothing to switch, and the segment of the position would never be full.
+        self.ask("SELECT pg_create_restore_point('offramp-backup')")
         self.ask("SELECT pg_switch_wal()")
         deadline = time.monotonic() + 120
         while not self.ask(
@@ -559,9 +570,7 @@ class Backup:
                 where = {"host": str(place), "port": 5499}
                 self.wait_until_recovered(data, **where)
             except BackupError as problem:
-                log = (place / "log").read_text(errors="replace").splitlines() if (place / "log").exists() else []
-                told = [line for line in log if "FATAL" in line or "PANIC" in line][-2:]
-                raise BackupError(f"{problem} {' / '.join(told)}") from None
+                raise BackupError(f"{problem}: {last_words(place / 'log')}") from None
             yield where
         finally:
             self.clear_scratch(place)
@@ -814,6 +823,8 @@ class Backup:
     def restore_one(self, database: str, to: str) -> str:
         """One database as it was at a time: the cluster is restored beside, and the database taken from there."""
         sealed = SPOOL / "one.dump.age"
+        with contextlib.suppress(BackupError):
+            self.wait_until_archived(self.ask(f"SELECT {POSITION}"))
         with self.scratch(
             lambda data: self.restored(data, "--type=time", f"--target={to}", "--target-action=promote")
         ) as where:
@@ -839,9 +850,6 @@ class Backup:
             raise BackupError("the bucket holds no base backup; a dump can be restored by name:  -e dump=latest")
         unit, data = self.unit, Path(f"/var/lib/postgresql/{self.config['version']}/main")
         kept = data.with_name(f"{data.name}.before-{now().strftime(STAMP)}")
-        if not to:
-            with contextlib.suppress(BackupError):
-                self.ask("SELECT pg_switch_wal()")
         target = ["--type=time", f"--target={to}", "--target-action=promote"] if to else []
         try:
             call("systemctl", "stop", unit, failed="PostgreSQL does not stop")
@@ -849,8 +857,12 @@ class Backup:
             data.mkdir(mode=0o700)
             shutil.chown(data, "postgres", "postgres")
             self.pgbackrest(*target, "restore", failed="pgBackRest restores nothing")
-            call("systemctl", "start", unit, failed="the restored cluster does not start")
-            self.wait_until_recovered(data)
+            try:
+                call("systemctl", "start", unit, failed="the restored cluster does not start")
+                self.wait_until_recovered(data)
+            except BackupError as problem:
+                log = Path(f"/var/log/postgresql/postgresql-{self.config['version']}-main.log")
+                raise BackupError(f"{problem}: {last_words(log)}. What was there is back") from None
         except BaseException:
             call("systemctl", "stop", unit, failed="PostgreSQL does not stop")
             if kept.exists():
