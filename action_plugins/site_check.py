@@ -19,7 +19,9 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import filter_loader
 from ansible.release import __version__ as core_version
 from ansible.template import Templar
+from ansible.utils.display import Display
 
+display = Display()
 ROOT = Path(__file__).resolve().parent.parent
 # The versions of ansible-core that the tests run with: from the first up to, and without, the last.
 CORE_RANGE = ((2, 19), (2, 22))
@@ -384,6 +386,8 @@ class ActionModule(ActionBase):
             "values": site_values,
             "wired": sorted(InventoryFiles([], [ROOT]).names()),
         }
+        if not site_values.get("backup_s3_bucket"):
+            display.warning("Nothing is backed up: the inventory names no bucket (docs/first-day.md, step 6).")
         found = filtered("site_problems", site)
         # Ansible reads the values of hosts: without one, nothing can be said of them.
         yield from found if raw else (entry for entry in found if entry["path"][0] == "groups")

@@ -131,6 +131,16 @@ SYSTEM_USERS = frozenset(
     ]
 )
 
+# What a site says that names a bucket, each with an example.
+BACKUP_VALUES = {
+    "backup_s3_endpoint": "s3.eu-central-1.amazonaws.com",
+    "backup_s3_bucket": "your-bucket",
+    "backup_s3_access_key": "<the access key>",
+    "backup_s3_secret_key": '"{{ vault_backup_s3_key }}"',
+    "backup_cipher_key": '"{{ vault_backup_cipher_key }}"',
+}
+CIPHER_KEY_LENGTH = 32
+
 Problem = dict[str, Any]
 Path = list[Any]
 
@@ -406,7 +416,7 @@ def missing_problem(site: dict[str, Any], path: Path, what: str, name: str) -> P
     if match and match.startswith("vault_") == name.startswith("vault_") and same_app(name, match, apps):
         return problem(path, f'{text} Did you mean "{match}"?', f"write  {match}  in place of  {name}")
     value = RANDOM if name.startswith("vault_") else "…"
-    generated = bool(re.fullmatch(r"vault_\w*secret_key\w*", name))
+    generated = bool(re.fullmatch(r"vault_backup_cipher_key|vault_\w*secret_key\w*", name))
     return problem(path, text, f"write  {name}: {value}", mend_path=[name], generated=generated)
 
 
@@ -558,6 +568,38 @@ def key_fault(key: Any) -> str | None:
     return None
 
 
+# Backups
+
+
+def backup_problems(site: dict[str, Any]) -> Iterator[Problem]:
+    """A bucket that is named in part."""
+    values = site["values"]
+    given = [name for name in BACKUP_VALUES if values.get(name)]
+    if not given:
+        return
+    for name, example in BACKUP_VALUES.items():
+        if not values.get(name):
+            yield problem(
+                [given[0]],
+                f"{given[0]} is set, so there are to be backups, but {name} is missing",
+                f"write  {name}: {example}",
+            )
+    endpoint, key = values.get("backup_s3_endpoint"), values.get("backup_cipher_key")
+    if isinstance(endpoint, str) and not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", endpoint):
+        host = re.sub(r"^\w+://|/.*$", "", endpoint)
+        yield problem(
+            ["backup_s3_endpoint"],
+            f'backup_s3_endpoint, "{endpoint}", is not a host name alone',
+            f"write  backup_s3_endpoint: {host or BACKUP_VALUES['backup_s3_endpoint']}",
+        )
+    if isinstance(key, str) and 0 < len(key) < CIPHER_KEY_LENGTH:
+        yield problem(
+            ["backup_cipher_key"],
+            f"backup_cipher_key has {len(key)} characters; it takes {CIPHER_KEY_LENGTH} or more",
+            f"write  vault_backup_cipher_key: {RANDOM}  before the first backup is made",
+        )
+
+
 # Secrets
 
 
@@ -696,6 +738,7 @@ def site_problems(site: dict[str, Any]) -> list[Problem]:
         unresolved_problems,
         type_problems,
         base_problems,
+        backup_problems,
         secret_problems,
     )
     return list(itertools.chain.from_iterable(check(site) for check in checks))

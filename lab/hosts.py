@@ -5,9 +5,9 @@ where the apps on them answer.
 script/up calls it for the lab and molecule for each scenario, so there is one place that knows how a server is made.
 It prints every podman command that changes something. Called again it starts what is missing and leaves the rest.
 
-Of a host it reads, literally: address, ansible_port, and where given memory_mib, lab_image (trixie, bookworm, and
-these -baked), lab_publish ({port: base}, published on 127.0.0.1 at base plus the address's last number) and lab_options
-(further arguments of podman run).
+Of a host it reads, literally: address, ansible_port, and where given memory_mib, lab_image (trixie, bookworm, these
+-baked, and store, which the others reach by its host's name), lab_publish ({port: base}, published on 127.0.0.1 at base
+plus the address's last number) and lab_options (further arguments of podman run).
 LAB_RELEASE=bookworm has every trixie be a bookworm instead.
 The network is the /24 around the addresses, and fd00:10:90:7::/64 stands beside 10.90.7.0/24.
 """
@@ -33,6 +33,7 @@ PREFIX = "offramp-"
 # What systemd and its sandboxes, iptables and a VRRP daemon need; far less than --privileged.
 CAPABILITIES = "NET_ADMIN,NET_RAW,SYS_ADMIN,SYS_PTRACE"
 START_SECONDS = 60
+STORE = "store"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Server:
             options += ["--publish", f"127.0.0.1:{outside}:{port}"]
         if self.memory_mib:
             options += ["--memory", f"{self.memory_mib}m"]
+        if self.image == STORE:
+            options += ["--network-alias", self.name, "--volume", f"{ROOT / '.lab' / 'store'}:/etc/store:ro"]
         return [*options, *self.further, f"localhost/offramp-lab:{self.image}"]
 
     @property
@@ -134,9 +137,9 @@ def run(*command: str) -> None:
         raise SystemExit(f"{shlex.join(command)}\nfailed:\n{done.stdout}{done.stderr}")
 
 
-def read_inventory(inventory: str | None) -> dict[str, dict[str, Any]]:
+def read_inventory(inventories: list[str] | None) -> dict[str, dict[str, Any]]:
     program = Path(sys.executable).with_name("ansible-inventory")
-    listing = json.loads(ask(program, "--list", *(("-i", inventory) if inventory else ())))
+    listing = json.loads(ask(program, "--list", *(f"--inventory={each}" for each in inventories or ())))
     return listing["_meta"]["hostvars"]
 
 
@@ -208,13 +211,13 @@ def prepare_podman() -> None:
         os.environ["CONTAINERS_CONF"] = conf
 
 
-def up(lab: str, inventory: str | None) -> None:
+def up(lab: str, inventories: list[str] | None) -> None:
     prepare_podman()
     present = containers_of(lab)
     refuse_those_of_another_checkout(present)
-    servers = servers_of(lab, read_inventory(inventory), os.environ.get("LAB_RELEASE", "trixie"))
+    servers = servers_of(lab, read_inventory(inventories), os.environ.get("LAB_RELEASE", "trixie"))
     for image in sorted({server.image for server in servers}):
-        subprocess.run([ROOT / "lab" / "image.sh", image], check=True)
+        subprocess.run([ROOT / "lab/store.sh"] if image == STORE else [ROOT / "lab/image.sh", image], check=True)
 
     SSH.mkdir(parents=True, exist_ok=True)
     if not KEY.exists():
@@ -243,9 +246,9 @@ def down(lab: str) -> None:
         file.unlink(missing_ok=True)
 
 
-def urls(inventory: str | None) -> None:
+def urls(inventories: list[str] | None) -> None:
     """Print a line for each app on each server that publishes the HTTPS port: app, server, URL, path of its health."""
-    for name, values in sorted(read_inventory(inventory).items()):
+    for name, values in sorted(read_inventory(inventories).items()):
         if base := values.get("lab_publish", {}).get("443"):
             port = base + int(values["address"].rpartition(".")[2])
             for app in values.get("apps", []):
@@ -256,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Start or remove the servers that an inventory names.")
     parser.add_argument("action", choices=["up", "down", "urls"])
     parser.add_argument("--lab", default="lab", help="the lab's name: the lab, or a molecule scenario")
-    parser.add_argument("--inventory", help="default: that of ansible.cfg")
+    parser.add_argument("--inventory", action="append", help="default: that of ansible.cfg")
     arguments = parser.parse_args()
 
     match arguments.action:
