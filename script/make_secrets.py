@@ -19,7 +19,7 @@ import yaml
 
 ALPHABET = string.ascii_letters + string.digits
 # What can be made here. A key of somebody else's service can't, and is left for the person to add.
-OURS = re.compile(r"vault_redis_password|vault_\w*secret_key\w*")
+OURS = re.compile(r"vault_redis_password|vault_replication_password|vault_\w*secret_key\w*")
 
 
 def new_secret() -> str:
@@ -38,7 +38,10 @@ def vault_command(*words: str, data: str | None = None) -> str:
 def referenced(site: Path) -> set[str]:
     """Return the names of all vault_ variables in the site's inventory."""
     texts = (path.read_text() for path in site.rglob("*.yml") if path.name != "vault.yml")
-    return {name for text in texts for name in re.findall(r"\bvault_\w+", text)} | {"vault_redis_password"}
+    return {name for text in texts for name in re.findall(r"\bvault_\w+", text)} | {
+        "vault_redis_password",
+        "vault_replication_password",
+    }
 
 
 def app_names(site: Path) -> list[str]:
