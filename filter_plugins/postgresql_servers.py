@@ -106,10 +106,11 @@ def decided(hosts: list[str], states: Mapping[str, State], silent: list[str]) ->
     if len(primaries) > 1:
         return {"problem": "both database servers were primary, and neither runs now. Start the one to keep:"}
     if standbys:
+        running = next((host for host in standbys if known[host]["running"]), standbys[0])
         return {
-            "problem": "there is no primary. When it is lost, run  "
-            f"ansible-playbook playbooks/failover.yml -e promote={standbys[0]}:",
-            "standby": standbys[0],
+            "problem": "there is no primary. When it is lost, or a change of primary was broken off, run  "
+            f"ansible-playbook playbooks/failover.yml -e promote={running}:",
+            "standby": running,
         }
     if silent:
         return {"problem": "not all database servers answer, so nobody knows which of them is primary:"}

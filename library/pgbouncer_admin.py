@@ -87,8 +87,10 @@ def main() -> None:
         module.exit_json(changed=code == 0)
     if wanted == "cut":
         for database in module.params["databases"]:
-            console.tell(f'KILL "{database}"')
-            console.tell(f'RESUME "{database}"')
+            for command in ("KILL", "RESUME"):
+                code, said = console.tell(f'{command} "{database}"')
+                if code:
+                    module.fail_json(msg=f"{command} {database}: {said}")
         module.exit_json(changed=bool(module.params["databases"]))
     # The files that it has, and not those of a reload that is still under way.
     console.tell("RELOAD")

@@ -171,6 +171,8 @@ class Standby:
                 *(str(self.cluster.programs / "pg_rewind"), f"--target-pgdata={self.cluster.data}"),
                 *(f"--source-server={self.primary}", f"--config-file={self.cluster.configuration}/postgresql.conf"),
             )
+        except (OSError, shutil.Error) as error:
+            self.fail(f"what the primary does not have cannot be kept: {error}. Make room, and run it again")
         finally:
             self.mark()
         # Before a copy, all of the data is kept in its place.

@@ -34,7 +34,7 @@ class Administrator:
             self.module.fail_json(msg=f"pg_controldata {self.cluster.data}: {error.strip()}")
         return dict(re.findall(r"^([^:\n]+):\s+(.+)$", out, re.MULTILINE))
 
-    def ask(self, query: str, conninfo: str = "", seconds: int = 10) -> list[str] | None:
+    def ask(self, query: str, conninfo: str = "", seconds: int = 5) -> list[str] | None:
         """Return the first row's values, or nothing where the server does not answer in time."""
         where = conninfo or f"dbname=postgres user=postgres port={self.port} connect_timeout={CONNECT_SECONDS}"
         program = str(self.cluster.programs / "psql")

@@ -52,6 +52,7 @@ def test_there_is_one_primary(first, second, primary, standby):
         pytest.param(PRIMARY, PRIMARY | {"system_identifier": "9"}, ["different sites"], id="a foreign primary"),
         pytest.param(PRIMARY, STANDBY | {"system_identifier": "9"}, ["different sites"], id="a foreign standby"),
         pytest.param(STANDBY, STANDBY, ["no primary", "failover.yml -e promote=db1"], id="two standbys"),
+        pytest.param(STANDBY | STOPPED, STANDBY, ["no primary", "promote=db2"], id="a switchover was broken off"),
         pytest.param(SILENT, STANDBY, ["no primary", "promote=db2", "db1: does not answer"], id="the primary is lost"),
         pytest.param(SILENT, NOTHING, ["not all", "db1: does not answer"], id="nobody knows"),
         pytest.param(SILENT, SILENT, ["not all"], id="nobody answers"),

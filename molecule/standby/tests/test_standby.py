@@ -5,6 +5,7 @@ Commits are counted in a ledger on the web host, outside of the database: see fi
 
 import os
 import re
+import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -75,7 +76,7 @@ def primary(eventually):
     for host in SERVERS:
         podman("start", f"offramp-standby-{host}")
     eventually(present_primary, seconds=40)
-    eventually(lambda: on(other(present_primary()), "true", check=False).returncode == 0)
+    eventually(lambda: on(other(present_primary()), "systemctl", "is-active", "ssh", check=False).returncode == 0)
     host = present_primary()
     if not follows(host):
         played("rejoin")
@@ -285,11 +286,52 @@ def test_with_a_synchronous_standby_no_commit_is_lost(primary, eventually):
     assert len(ledger.errors) > 0
 
     podman("start", f"offramp-standby-{primary}")
-    eventually(lambda: on(primary, "true", check=False).returncode == 0)
-    eventually(lambda: played("rejoin"), seconds=30)
+    eventually(lambda: on(primary, "systemctl", "is-active", "ssh", check=False).returncode == 0)
+    played("rejoin")
     eventually(lambda: sql(successor, "SELECT sync_state FROM pg_stat_replication") == "sync")
     played("services", tags=True)
     eventually(lambda: sql(successor, "SELECT sync_state FROM pg_stat_replication") == "async")
+
+
+def test_a_frozen_primary_is_replaced_and_is_refused_when_it_thaws(primary, eventually):
+    """Its kernel acknowledges every packet, so that nothing but limits of one's own ends the wait."""
+    successor = other(primary)
+    ledger = Ledger()
+    ledger.run(30)
+    podman("pause", f"offramp-standby-{primary}")
+    try:
+        played("failover", "-e", f"promote={successor}", "-e", "accept_loss=100")
+        assert on("web1", "psql", "-XAtc", "SELECT inet_server_addr()", CLIENT) == SERVERS[successor]
+    finally:
+        podman("unpause", f"offramp-standby-{primary}")
+    done = play("services", tags=True)
+    assert done.returncode != 0
+    assert "there are two primaries" in done.text
+    ledger.ended()
+    on(primary, "sh", "-c", "systemctl stop 'postgresql@*'")
+    played("rejoin")
+    eventually(lambda: follows(successor))
+
+
+def test_a_switchover_that_is_killed_is_mended_by_a_command(primary, eventually):
+    """Killed once the clients wait and the old primary stops; the playbooks then say what to run."""
+    successor = other(primary)
+    command = ["ansible-playbook", "playbooks/switchover.yml", "-e", f"promote={successor}"]
+    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_RUN_TAGS"}
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    for line in run.stdout:
+        if "Stop the primary" in line:
+            break
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    time.sleep(6)
+    if play("switchover", "-e", f"promote={successor}").returncode != 0:
+        played("failover", "-e", f"promote={successor}", "-e", "accept_loss=1000")
+        played("rejoin")
+    assert present_primary() == successor
+    assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
+    eventually(lambda: follows(successor))
 
 
 def test_of_two_operators_one_wins_and_the_other_is_told(primary):
@@ -313,7 +355,7 @@ def test_two_primaries_stop_a_run_before_any_change(primary, eventually):
     assert changed(done) == 0
     on(primary, "sh", "-c", "systemctl stop 'postgresql@*'")
     # Started by hand, it refuses.
-    on(primary, "sh", "-c", "systemctl start 'postgresql@*' postgresql@$(ls /etc/postgresql)-main", check=False)
+    on(primary, "sh", "-c", "systemctl start postgresql@$(ls /usr/lib/postgresql)-main", check=False)
     assert recovering(primary) is None
     played("failover", "-e", f"promote={other(primary)}")
     played("rejoin")
