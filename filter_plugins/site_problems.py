@@ -44,7 +44,7 @@ _value:
 
 GROUPS = {
     "web": "the servers that run the apps behind nginx",
-    "db": "the server that runs PostgreSQL and redis",
+    "db": "the server that runs PostgreSQL and redis, and one more for its standby",
 }
 GROUP_SYNONYMS = {
     "web": {"app", "apps", "application", "frontend", "nginx", "www"},
@@ -82,7 +82,14 @@ CONNECTION_KEYS = (
     "ansible_user",
 )
 # Values that a site sets and that no role lists as an option of its own.
-SITE_NAMES = ("apps", "config_vars", "pool_size", "vault_redis_password", "vault_database_passwords")
+SITE_NAMES = (
+    "apps",
+    "config_vars",
+    "pool_size",
+    "vault_redis_password",
+    "vault_replication_password",
+    "vault_database_passwords",
+)
 SECRET_LENGTH = 16
 RANDOM = "<32 random letters and digits>"
 PLACEHOLDER = re.compile(
@@ -188,13 +195,13 @@ def group_problems(site: dict[str, Any]) -> Iterator[Problem]:
         if not groups.get(name) and name not in meant.values():
             line = f"{name}: {{hosts: {{{name}1: {{ansible_host: 192.0.2.{10 if name == 'web' else 20}}}}}}}"
             yield problem(["groups", name], f'the group "{name}", {purpose}, has no host', f"write  {line}")
-    if len(groups.get("db", [])) > 1:
-        first, *rest = groups["db"]
+    if len(groups.get("db", [])) > 2:
+        first, second, *rest = groups["db"]
         yield problem(
             ["groups", "db"],
             f'the group "db" has {len(groups["db"])} hosts ({", ".join(groups["db"])}); a site has one database '
-            "server, and a second one would hold other data",
-            f"keep {first} in db and remove {', '.join(rest)}",
+            "server and one standby",
+            f"keep {first} and {second} in db and remove {', '.join(rest)}",
         )
     placed = {
         host for name in (*GROUPS, *(name for name, match in meant.items() if match)) for host in groups.get(name, [])
@@ -607,6 +614,8 @@ def secret_problems(site: dict[str, Any]) -> Iterator[Problem]:
     """Secrets that are missing, placeholders, short or used twice. No message shows one."""
     values, names = site["values"], site.get("names", [])
     owned: dict[tuple[Any, ...], Any] = {("vault_redis_password",): values.get("vault_redis_password")}
+    if len(site["groups"].get("db", [])) > 1:
+        owned[("vault_replication_password",)] = values.get("vault_replication_password")
     passwords = values.get("vault_database_passwords")
     apps = values.get("apps")
     databases = [app["name"] for app in apps if wants_database(app)] if isinstance(apps, list) else []

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 ROOT = Path("/")
+# A host has the one of its Debian release, and during an upgrade two.
+MAJORS = (18, 17, 16, 15)
 
 
 class Cluster:
@@ -23,9 +25,20 @@ class Cluster:
         named = re.findall(r"^\s*data_directory\s*=?\s*'([^']+)'", text, re.MULTILINE)
         return Path(named[-1]) if named else root / f"var/lib/postgresql/{self.version}/main"
 
+    @classmethod
+    def found(cls) -> Cluster | None:
+        """Return the host's cluster: the one that runs, else the newest."""
+        installed = (cls(version) for version in MAJORS)
+        clusters = [cluster for cluster in installed if cluster.is_installed and cluster.is_initialised]
+        return next((each for each in clusters if each.postmaster is not None), next(iter(clusters), None))
+
     @property
     def is_installed(self) -> bool:
         return (self.programs / "postgres").exists() and (self.configuration / "postgresql.conf").exists()
+
+    @property
+    def is_initialised(self) -> bool:
+        return (self.data / "PG_VERSION").exists()
 
     @property
     def has_databases(self) -> bool:
@@ -33,6 +46,25 @@ class Cluster:
         return any(
             path.name.isdigit() and int(path.name) >= 16384 for path in (self.data / "base").glob("*") if path.is_dir()
         )
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether the server follows another, by the file that makes it do so when it starts."""
+        return self.standby_signal.exists()
+
+    @property
+    def standby_signal(self) -> Path:
+        return self.data / "standby.signal"
+
+    @property
+    def unit(self) -> str:
+        return f"postgresql@{self.version}-main.service"
+
+    @property
+    def timeline(self) -> int:
+        """Return the newest timeline of the cluster's own; the control file names it only after a checkpoint."""
+        files = (self.data / "pg_wal").glob("[0-9A-F]*.history")
+        return max([1, *(int(path.stem, 16) for path in files if re.fullmatch(r"[0-9A-F]{8}", path.stem))])
 
     @property
     def is_recovering(self) -> bool:
@@ -46,4 +78,9 @@ class Cluster:
             number = int((self.data / "postmaster.pid").read_text().split()[0])
         except (FileNotFoundError, ValueError, IndexError):
             return None
-        return number if Path(f"/proc/{number}/status").exists() else None
+        # After a crash of the host another process may have the number.
+        name = Path(f"/proc/{number}/comm")
+        try:
+            return number if name.read_text().strip() == "postgres" else None
+        except OSError:
+            return None

@@ -19,7 +19,8 @@ import yaml
 
 ALPHABET = string.ascii_letters + string.digits
 # What can be made here. A key of somebody else's service can't, and is left for the person to add.
-OURS = re.compile(r"vault_redis_password|vault_backup_cipher_key|vault_\w*secret_key\w*")
+OURS = re.compile(r"vault_redis_password|vault_replication_password|vault_backup_cipher_key|vault_\w*secret_key\w*")
+ALWAYS = {"vault_redis_password", "vault_replication_password"}
 
 
 def new_secret() -> str:
@@ -39,7 +40,7 @@ def referenced(site: Path) -> set[str]:
     """Return the names of all vault_ variables in the site's inventory."""
     texts = (path.read_text() for path in site.rglob("*.yml") if path.name != "vault.yml")
     lines = (line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#"))
-    return {name for line in lines for name in re.findall(r"\bvault_\w+", line)} | {"vault_redis_password"}
+    return {name for line in lines for name in re.findall(r"\bvault_\w+", line)} | ALWAYS
 
 
 def app_names(site: Path) -> list[str]:

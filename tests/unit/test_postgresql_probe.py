@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -83,8 +86,18 @@ def test_a_server_that_has_ended_does_not_run(cluster: Cluster) -> None:
     assert cluster.postmaster is None
     (cluster.data / "postmaster.pid").write_text("2147483646\n/data\n")
     assert cluster.postmaster is None
-    (cluster.data / "postmaster.pid").write_text("1\n/data\n")
-    assert cluster.postmaster == 1
+    # After a crash of the host another program may have the number.
+    (cluster.data / "postmaster.pid").write_text(f"{os.getpid()}\n/data\n")
+    assert cluster.postmaster is None
+
+
+def test_a_server_that_runs_is_found_by_its_number(cluster: Cluster, tmp_path: Path) -> None:
+    program = shutil.copy("/bin/sleep", tmp_path / "postgres")
+    with subprocess.Popen([program, "60"]) as server:
+        (cluster.data / "postmaster.pid").write_text(f"{server.pid}\n/data\n")
+        found = cluster.postmaster
+        server.kill()
+    assert found == server.pid
 
 
 def test_a_volume_that_is_not_there_yet_is_the_one_above(tmp_path: Path) -> None:

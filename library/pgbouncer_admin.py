@@ -1,0 +1,105 @@
+#!/usr/bin/python3
+"""Hold, let go or cut off the clients of a pgbouncer."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: pgbouncer_admin
+short_description: Holds, lets go or cuts off the clients of a pgbouncer
+description:
+  - C(paused) waits until each server connection is free, and has the clients wait from then on. When a transaction does
+    not end in I(timeout), the clients go on, and the task fails.
+  - C(resumed) has the clients go on. C(cut) ends every connection first, for a server that answers no more.
+options:
+  state:
+    description: What to do.
+    type: str
+    choices: [paused, resumed, cut]
+    required: true
+  port:
+    description: The pooler's TCP port, by which its local socket is named.
+    type: int
+    required: true
+  databases:
+    description: Databases whose connections are cut.
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: Seconds to wait for transactions.
+    type: int
+    default: 8
+author: [Offramp]
+"""
+
+EXAMPLES = r"""
+- name: Have the clients wait
+  pgbouncer_admin:
+    state: paused
+    port: 6432
+"""
+
+RETURN = "# Nothing of its own"
+
+
+class Console:
+    """pgbouncer's own database, which its own system user may use without a password."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.port = str(module.params["port"])
+
+    def tell(self, command: str, seconds: int = 5) -> tuple[int, str]:
+        code, out, error = self.module.run_command(
+            [
+                *("timeout", str(seconds), "runuser", "--user=postgres", "--", "psql", "--no-psqlrc", "--no-align"),
+                *("--tuples-only", "--host=/run/postgresql", f"--port={self.port}", "--username=pgbouncer"),
+                *(f"--command={command}", "pgbouncer"),
+            ],
+            cwd="/",
+        )
+        return code, (error if code else out).strip()
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["paused", "resumed", "cut"], "required": True},
+            "port": {"type": "int", "required": True},
+            "databases": {"type": "list", "elements": "str", "default": []},
+            "timeout": {"type": "int", "default": 8},
+        },
+        supports_check_mode=True,
+    )
+    console = Console(module)
+    wanted = module.params["state"]
+    if module.check_mode:
+        module.exit_json(changed=True)
+    if wanted == "paused":
+        code, said = console.tell("PAUSE", module.params["timeout"])
+        # A second PAUSE is refused, and the clients wait all the same.
+        if code and "already" not in said:
+            console.tell("RESUME")
+            reason = said or f"a transaction runs for more than {module.params['timeout']} s"
+            module.fail_json(msg=f"the clients cannot be held: {reason}. They go on")
+        module.exit_json(changed=code == 0)
+    if wanted == "cut":
+        for database in module.params["databases"]:
+            for command in ("KILL", "RESUME"):
+                code, said = console.tell(f'{command} "{database}"')
+                if code:
+                    module.fail_json(msg=f"{command} {database}: {said}")
+        module.exit_json(changed=bool(module.params["databases"]))
+    # The files that it has, and not those of a reload that is still under way.
+    console.tell("RELOAD")
+    code, said = console.tell("RESUME")
+    # It says so where nobody was held.
+    if code and "not paused" not in said:
+        module.fail_json(msg=f"the clients may still be held: {said}. Run  RESUME  in pgbouncer's console")
+    module.exit_json(changed=code == 0)
+
+
+if __name__ == "__main__":
+    main()

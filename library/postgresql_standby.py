@@ -1,0 +1,229 @@
+#!/usr/bin/python3
+"""Make this server's cluster a standby of the other server's, and lose nothing that it holds."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.postgresql_admin import Administrator, peer_conninfo
+from ansible.module_utils.postgresql_cluster import Cluster
+
+DOCUMENTATION = r"""
+module: postgresql_standby
+short_description: Makes this server's cluster a standby of the other server's
+description:
+  - A cluster with nobody's database is replaced by a copy of the primary (C(pg_basebackup)). One that was primary
+    itself is wound back to where the histories part (C(pg_rewind)), else replaced by a copy.
+  - What the primary does not have is kept. Before C(pg_rewind) the cluster's WAL is copied, and before a copy the whole
+    data directory is moved, both to C(/var/lib/postgresql/<version>/kept-<time>). Only a cluster with nobody's database
+    is removed.
+  - Leaves the server stopped after a change, so that its settings can be brought up to the primary's before it starts.
+options:
+  version:
+    description: Major version of PostgreSQL.
+    type: int
+    required: true
+  port:
+    description: TCP port of both servers.
+    type: int
+    default: 5432
+  peer:
+    description: Address of the primary.
+    type: str
+    required: true
+  rejoin:
+    description: >-
+      Take over a cluster that was primary, or that does not follow. Without it only a new cluster becomes a standby,
+      and one that is a standby is left alone.
+    type: bool
+    default: false
+author: [Offramp]
+"""
+
+EXAMPLES = r"""
+- name: Have the server follow the primary
+  postgresql_standby:
+    version: 17
+    peer: 192.0.2.21
+"""
+
+RETURN = r"""
+how:
+  description: C(following) when there was nothing to do, C(rewound) or C(copied).
+  returned: always
+  type: str
+kept:
+  description: Directory with what the primary does not have.
+  returned: always
+  type: str
+"""
+
+STREAMING_SECONDS = 10
+# pg_basebackup must not find the slot taken; pg_rewind needs one that holds the WAL from now on.
+SLOT = """
+SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+WHERE slot_name = 'standby' AND NOT active AND wal_status = 'lost'
+"""
+MAKE_SLOT = """
+SELECT pg_create_physical_replication_slot('standby', true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby')
+"""
+# What it kept for its own standby while it was primary; here it would hold the WAL for ever.
+OWN_SLOT = (
+    "SELECT pg_drop_replication_slot('standby') FROM pg_replication_slots WHERE slot_name = 'standby' AND NOT active"
+)
+PRIMARY = "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system())"
+WAL_RECEIVER = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+
+
+class Standby:
+    """This host's cluster, on its way to follow the other host's."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.cluster = Cluster(module.params["version"])
+        self.local = Administrator(module, self.cluster, module.params["port"])
+        self.primary = peer_conninfo(module.params["peer"], module.params["port"])
+        self.kept: Path | None = None
+        self.started = False
+
+    def follow(self) -> str:
+        if self.cluster.is_standby and (not self.module.params["rejoin"] or self.follows_already()):
+            return "following"
+        if self.cluster.has_databases and not self.module.params["rejoin"]:
+            self.fail("this server holds databases of its own. To have it follow, run  playbooks/rejoin.yml")
+        if self.module.check_mode:
+            return "copied"
+        identifier = self.primary_identifier()
+        self.ask_primary(SLOT)
+        self.ask_primary(MAKE_SLOT)
+        own = self.local.control()["Database system identifier"] if self.cluster.is_initialised else ""
+        # Servers made from one image have one identifier, and new clusters with nothing in common.
+        if own == identifier and (self.cluster.has_databases or self.cluster.is_standby) and self.rewind():
+            return "rewound"
+        self.copy()
+        return "copied"
+
+    def fail(self, message: str) -> None:
+        self.module.fail_json(msg=message, kept=str(self.kept or ""))
+
+    def primary_identifier(self) -> str:
+        recovering, identifier = self.ask_primary(PRIMARY)
+        if recovering == "t":
+            self.fail(f"the server at {self.module.params['peer']} is no primary")
+        return identifier
+
+    def ask_primary(self, query: str) -> list[str]:
+        answer = self.local.ask(query, self.primary)
+        if answer is None:
+            self.fail(f"the primary at {self.module.params['peer']} does not answer: {self.local.said.strip()}")
+        return answer
+
+    def follows_already(self) -> bool:
+        """Whether the standby, started where it is stopped, is on the primary's history."""
+        if self.cluster.postmaster is None and not self.module.check_mode:
+            self.started = True
+            self.local.systemctl("start", self.cluster.unit)
+        if not self.streams_within(STREAMING_SECONDS):
+            return False
+        self.local.ask(OWN_SLOT)
+        return True
+
+    def streams_within(self, seconds: int) -> bool:
+        deadline = time.monotonic() + seconds
+        while self.cluster.postmaster is not None:
+            if self.local.ask(WAL_RECEIVER) == ["1"]:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+        return False
+
+    def stop(self) -> None:
+        code, error = self.local.systemctl("stop", self.cluster.unit)
+        if code:
+            self.fail(f"systemctl stop {self.cluster.unit}: {error}")
+
+    def mark(self) -> None:
+        self.cluster.standby_signal.touch()
+        shutil.chown(self.cluster.standby_signal, "postgres", "postgres")
+
+    def keep(self) -> Path:
+        """Return a new directory beside the data for what the primary does not have."""
+        self.kept = self.cluster.data.parent / time.strftime("kept-%Y%m%d-%H%M%S", time.gmtime())
+        self.kept.mkdir(mode=0o700)
+        shutil.chown(self.kept, "postgres", "postgres")
+        return self.kept
+
+    def rewind(self) -> bool:
+        """Wind the cluster back to where the primary's history left it, or say that this cannot be done."""
+        self.stop()
+        kept = self.keep()
+        # A server that follows cannot recover on its own from a crash, which pg_rewind has it do first.
+        self.cluster.standby_signal.unlink(missing_ok=True)
+        try:
+            shutil.copytree(self.cluster.data / "pg_wal", kept / "pg_wal")
+            shutil.copy2(self.cluster.data / "global/pg_control", kept / "pg_control")
+            code, out, error = self.local.run(
+                *(str(self.cluster.programs / "pg_rewind"), f"--target-pgdata={self.cluster.data}"),
+                *(f"--source-server={self.primary}", f"--config-file={self.cluster.configuration}/postgresql.conf"),
+            )
+        except (OSError, shutil.Error) as error:
+            self.fail(f"what the primary does not have cannot be kept: {error}. Make room, and run it again")
+        finally:
+            self.mark()
+        # Before a copy, all of the data is kept in its place.
+        if code or "no rewind required" in out + error:
+            shutil.rmtree(kept)
+            self.kept = None
+        self.drop_own_slots()
+        if code:
+            self.module.warn(
+                f"pg_rewind: {error.strip().splitlines()[-1] if error.strip() else code}. So it is copied."
+            )
+        return code == 0
+
+    def drop_own_slots(self) -> None:
+        """Remove the slots that it had as primary: on a standby they would hold its WAL for ever."""
+        for slot in (self.cluster.data / "pg_replslot").glob("*"):
+            shutil.rmtree(slot)
+
+    def copy(self) -> None:
+        new = self.cluster.data.with_name("main.new")
+        shutil.rmtree(new, ignore_errors=True)
+        code, _out, error = self.local.run(
+            *(str(self.cluster.programs / "pg_basebackup"), f"--pgdata={new}", f"--dbname={self.primary}"),
+            *("--slot=standby", "--wal-method=stream", "--checkpoint=fast"),
+        )
+        if code:
+            shutil.rmtree(new, ignore_errors=True)
+            self.fail(f"pg_basebackup: {error.strip()}")
+        self.stop()
+        if self.cluster.has_databases:
+            self.cluster.data.rename(self.keep() / "main")
+        elif self.cluster.data.exists():
+            shutil.rmtree(self.cluster.data)
+        new.rename(self.cluster.data)
+        self.mark()
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "version": {"type": "int", "required": True},
+            "port": {"type": "int", "default": 5432},
+            "peer": {"type": "str", "required": True},
+            "rejoin": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    standby = Standby(module)
+    how = standby.follow()
+    module.exit_json(changed=how != "following" or standby.started, how=how, kept=str(standby.kept or ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""Two database servers: what is acknowledged stays, whoever is primary, and there is never a second one.
+
+Commits are counted in a ledger on the web host, outside of the database: see files/ledger.py.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+SERVERS = {"db1": "10.90.55.21", "db2": "10.90.55.22"}
+CLIENT = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
+ENVIRONMENT = "PGPASSWORD=probe-password-for-tests"
+STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
+
+
+def podman(*words):
+    environment = {**os.environ}
+    if Path(".lab/containers.conf").exists():
+        environment["CONTAINERS_CONF"] = str(Path(".lab/containers.conf").absolute())
+    return subprocess.run(["podman", *words], capture_output=True, text=True, env=environment)
+
+
+def on(host, *words, check=True):
+    done = podman("exec", "--env", ENVIRONMENT, f"offramp-standby-{host}", *words)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout.strip() if check else done
+
+
+def sql(host, query, check=True):
+    return on(host, "psql", "-U", "postgres", "-XAtc", query, "probe", check=check)
+
+
+def recovering(host):
+    """Whether a server follows; nothing where it does not answer."""
+    done = sql(host, "SELECT pg_is_in_recovery()", check=False)
+    return {"t": True, "f": False}.get(done.stdout.strip())
+
+
+def other(host):
+    return next(server for server in SERVERS if server != host)
+
+
+def play(playbook, *words, tags=None):
+    """Run a playbook as a person does, or with the scenario's tags."""
+    environment = {name: value for name, value in os.environ.items() if tags or name != "ANSIBLE_RUN_TAGS"}
+    command = ["ansible-playbook", f"playbooks/{playbook}.yml", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done.text = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    return done
+
+
+def played(*words, **more):
+    done = play(*words, **more)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done
+
+
+def changed(done):
+    return sum(int(number) for number in re.findall(r"changed=(\d+)", done.stdout))
+
+
+def present_primary():
+    return next((host for host in SERVERS if recovering(host) is False), None)
+
+
+@pytest.fixture
+def primary(eventually):
+    """One primary with its standby, by the documented command where a test before left something else."""
+    for host in SERVERS:
+        podman("start", f"offramp-standby-{host}")
+    eventually(present_primary, seconds=40)
+    eventually(lambda: on(other(present_primary()), "systemctl", "is-active", "ssh", check=False).returncode == 0)
+    host = present_primary()
+    if not follows(host):
+        played("rejoin")
+        eventually(lambda: follows(host))
+    return host
+
+
+def follows(primary):
+    return sql(primary, STREAMING) == "1"
+
+
+class Ledger:
+    """Writers on the web host, and what was acknowledged to them."""
+
+    def __init__(self):
+        subprocess.run(["podman", "cp", str(HERE / "files/ledger.py"), "offramp-standby-web1:/root/"], check=True)
+        self.write("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (name text PRIMARY KEY)")
+
+    def write(self, statement):
+        return on("web1", "psql", "-XAtc", statement, CLIENT)
+
+    def run(self, seconds):
+        command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1"]
+        self.writers = subprocess.Popen([*command, "python3", "/root/ledger.py", "/root/ledger.txt", str(seconds), "4"])
+        time.sleep(2)
+
+    def ended(self):
+        self.writers.wait()
+        lines = on("web1", "cat", "/root/ledger.txt").splitlines()
+        self.errors = [line for line in lines if line.startswith("error")]
+        self.acknowledged = {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("error")}
+        assert len(self.acknowledged) > 100
+        return self
+
+    def lost(self, primary):
+        present = set(sql(primary, "SELECT name FROM ledger").split())
+        return {name: at for name, at in self.acknowledged.items() if name not in present}
+
+
+def kill(host):
+    """Take a server's power away. podman would start it again by itself, so it is stopped as well."""
+    podman("kill", "--signal=KILL", f"offramp-standby-{host}")
+    podman("stop", "--time=0", f"offramp-standby-{host}")
+
+
+def test_the_standby_follows_over_tls_and_with_a_slot(primary):
+    query = "SELECT ssl, usename FROM pg_stat_replication JOIN pg_stat_ssl USING (pid)"
+    assert sql(primary, query) == "t|replication"
+    assert sql(primary, "SELECT slot_name, active, wal_status FROM pg_replication_slots") == "standby|t|reserved"
+    assert sql(primary, "SHOW max_slot_wal_keep_size") != "-1"
+
+
+def test_both_have_checksums(primary):
+    assert sql(primary, "SHOW data_checksums") == "on"
+    assert sql(other(primary), "SHOW data_checksums") == "on"
+
+
+def test_nobody_but_the_other_server_may_replicate(primary):
+    conninfo = f"host={SERVERS[primary]} user=replication dbname=postgres replication=true connect_timeout=5"
+    refused = on(
+        "web1",
+        "env",
+        "PGPASSWORD=replication-password-for-tests",
+        "psql",
+        "-c",
+        "IDENTIFY_SYSTEM",
+        conninfo,
+        check=False,
+    )
+    assert refused.returncode != 0
+    assert "no pg_hba.conf entry" in refused.stderr
+
+
+def test_the_replication_password_is_closed_to_others(primary):
+    assert (
+        on(primary, "runuser", "-u", "nobody", "--", "cat", "/etc/postgresql/offramp.pgpass", check=False).returncode
+        != 0
+    )
+
+
+def test_a_standby_takes_no_write(primary):
+    assert "read-only" in sql(other(primary), "CREATE TABLE no (no int)", check=False).stderr
+
+
+def test_a_switchover_loses_nothing_and_no_client_sees_an_error(primary, eventually):
+    ledger = Ledger()
+    bench = ["--host=127.0.0.1", "--port=6432", "--username=probe", "probe"]
+    on("web1", "pgbench", "--initialize", "--quiet", *bench)
+    command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1", "pgbench", "--client=8", "--time=40"]
+    clients = subprocess.Popen([*command, *bench], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    ledger.run(40)
+    played("switchover", "-e", f"promote={other(primary)}")
+    output, errors = clients.communicate()
+    assert clients.returncode == 0, errors
+    assert "number of failed transactions: 0 " in output
+    assert ledger.ended().errors == []
+    assert ledger.lost(other(primary)) == {}
+    assert recovering(primary)
+    eventually(lambda: follows(other(primary)))
+
+
+def test_a_run_after_a_change_of_primary_changes_nothing(primary):
+    done = played("services", tags=True)
+    assert changed(done) == 0
+    played("switchover", "-e", f"promote={other(primary)}")
+    done = played("services", tags=True)
+    assert changed(done) == 0
+    assert present_primary() == other(primary)
+
+
+def test_a_switchover_to_the_primary_changes_nothing(primary):
+    assert changed(played("switchover", "-e", f"promote={primary}")) == 0
+
+
+def test_a_switchover_that_fails_leaves_the_clients_with_the_old_primary(primary):
+    """A transaction that does not end: the clients are let go again."""
+    holder = [
+        "podman",
+        "exec",
+        "--env",
+        ENVIRONMENT,
+        "offramp-standby-web1",
+        "psql",
+        "-c",
+        "SELECT pg_sleep(25)",
+        CLIENT,
+    ]
+    held = subprocess.Popen(holder, stdout=subprocess.DEVNULL)
+    done = play("switchover", "-e", f"promote={other(primary)}")
+    assert done.returncode != 0
+    assert f"The primary is {primary}, as before, and the clients go on" in done.text
+    assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
+    assert follows(primary)
+    assert held.wait() == 0
+
+
+def test_a_primary_that_answers_is_not_replaced(primary):
+    done = play("failover", "-e", f"promote={other(primary)}")
+    assert done.returncode != 0
+    assert f"{primary} answers, and is primary" in done.text
+    assert changed(done) == 0
+
+
+def test_the_present_primary_named_again_is_no_change(primary):
+    done = played("failover", "-e", f"promote={primary}")
+    assert changed(done) == 0
+
+
+@pytest.mark.parametrize("name", ["web1", "db3"])
+def test_a_host_that_is_no_database_server_is_refused(primary, name):
+    before = primary
+    for playbook in ("failover", "switchover"):
+        done = play(playbook, "-e", f"promote={name}")
+        assert done.returncode != 0
+        assert changed(done) == 0
+    assert present_primary() == before
+
+
+def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventually):
+    successor = other(primary)
+    ledger = Ledger()
+    ledger.run(45)
+    time.sleep(3)
+    kill(primary)
+    killed = time.time()
+    refused = play("failover", "-e", f"promote={successor}")
+    assert refused.returncode != 0
+    assert "may be lost" in refused.text
+    assert recovering(successor)
+
+    done = played("failover", "-e", f"promote={successor}", "-e", "accept_loss=100")
+    said = int(re.search(r"took in the last (\d+) s may be lost", done.text)[1])
+    promoted = time.time()
+    lost = ledger.ended().lost(successor)
+    print(f"{len(ledger.acknowledged)} acknowledged, {len(lost)} lost, {said} s said")
+    assert all(at > promoted - said - 20 for at in lost.values())
+    assert any(at > killed for at in ledger.acknowledged.values()), "nobody could write again"
+
+    # It starts by itself, and asks.
+    podman("start", f"offramp-standby-{primary}")
+    eventually(lambda: "does not start" in on(primary, "journalctl", "--no-pager", "--lines=200"), seconds=40)
+    assert recovering(primary) is None
+    done = play("services", tags=True)
+    assert done.returncode != 0
+    assert "playbooks/rejoin.yml" in done.text
+    assert changed(done) == 0
+
+    done = played("rejoin")
+    eventually(lambda: follows(successor))
+    assert re.search(r"/var/lib/postgresql/\d+/kept-", done.text)
+    assert on(primary, "sh", "-c", "ls /var/lib/postgresql/*/kept-*/pg_wal")
+    assert changed(played("services", tags=True)) == 0
+    podman("restart", "--time=0", f"offramp-standby-{primary}")
+    eventually(lambda: recovering(primary) is True, seconds=40)
+
+
+def test_with_a_synchronous_standby_no_commit_is_lost(primary, eventually):
+    successor = other(primary)
+    played("services", "-e", "postgresql_synchronous_enabled=true", tags=True)
+    eventually(lambda: sql(primary, "SELECT sync_state FROM pg_stat_replication") == "sync")
+    ledger = Ledger()
+    ledger.run(30)
+    time.sleep(3)
+    kill(primary)
+    played("failover", "-e", f"promote={successor}")
+    assert ledger.ended().lost(successor) == {}
+    assert len(ledger.errors) > 0
+
+    podman("start", f"offramp-standby-{primary}")
+    eventually(lambda: on(primary, "systemctl", "is-active", "ssh", check=False).returncode == 0)
+    played("rejoin")
+    eventually(lambda: sql(successor, "SELECT sync_state FROM pg_stat_replication") == "sync")
+    played("services", tags=True)
+    eventually(lambda: sql(successor, "SELECT sync_state FROM pg_stat_replication") == "async")
+
+
+def test_a_frozen_primary_is_replaced_and_is_refused_when_it_thaws(primary, eventually):
+    """Its kernel acknowledges every packet, so that nothing but limits of one's own ends the wait."""
+    successor = other(primary)
+    ledger = Ledger()
+    ledger.run(30)
+    podman("pause", f"offramp-standby-{primary}")
+    try:
+        played("failover", "-e", f"promote={successor}", "-e", "accept_loss=100")
+        assert on("web1", "psql", "-XAtc", "SELECT inet_server_addr()", CLIENT) == SERVERS[successor]
+    finally:
+        podman("unpause", f"offramp-standby-{primary}")
+    done = play("services", tags=True)
+    assert done.returncode != 0
+    assert "there are two primaries" in done.text
+    ledger.ended()
+    on(primary, "sh", "-c", "systemctl stop 'postgresql@*'")
+    played("rejoin")
+    eventually(lambda: follows(successor))
+
+
+def test_a_switchover_that_is_killed_is_mended_by_a_command(primary, eventually):
+    """Killed once the clients wait and the old primary stops; the playbooks then say what to run."""
+    successor = other(primary)
+    command = ["ansible-playbook", "playbooks/switchover.yml", "-e", f"promote={successor}"]
+    environment = {name: value for name, value in os.environ.items() if name != "ANSIBLE_RUN_TAGS"}
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    for line in run.stdout:
+        if "Stop the primary" in line:
+            break
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    time.sleep(6)
+    if play("switchover", "-e", f"promote={successor}").returncode != 0:
+        played("failover", "-e", f"promote={successor}", "-e", "accept_loss=1000")
+        played("rejoin")
+    assert present_primary() == successor
+    assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
+    eventually(lambda: follows(successor))
+
+
+def test_of_two_operators_one_wins_and_the_other_is_told(primary):
+    kill(primary)
+    words = ("failover", "-e", f"promote={other(primary)}", "-e", "accept_loss=10000")
+    with ThreadPoolExecutor() as both:
+        done = [future.result() for future in [both.submit(play, *words) for _ in range(2)]]
+    promoted = [each for each in done if re.search(r"TASK \[Promote the standby\] \*+\s+changed", each.stdout)]
+    assert len(promoted) == 1
+    assert promoted[0].returncode == 0, promoted[0].stdout[-3000:]
+    told = next(each for each in done if each is not promoted[0])
+    assert "was promoted by another run" in told.text or "is primary already" in told.text
+
+
+def test_two_primaries_stop_a_run_before_any_change(primary, eventually):
+    sql(other(primary), "SELECT pg_promote()")
+    done = play("services", tags=True)
+    assert done.returncode != 0
+    assert "there are two primaries" in done.text
+    assert f"{other(primary)} has the newer timeline" in done.text
+    assert changed(done) == 0
+    on(primary, "sh", "-c", "systemctl stop 'postgresql@*'")
+    # Started by hand, it refuses.
+    on(primary, "sh", "-c", "systemctl start postgresql@$(ls /usr/lib/postgresql)-main", check=False)
+    assert recovering(primary) is None
+    played("failover", "-e", f"promote={other(primary)}")
+    played("rejoin")
+    eventually(lambda: follows(other(primary)))
+
+
+def test_both_come_back_by_themselves_after_a_power_cut(primary, eventually):
+    for host in SERVERS:
+        kill(host)
+    for host in (primary, other(primary)):
+        podman("start", f"offramp-standby-{host}")
+        time.sleep(3)
+    eventually(lambda: recovering(primary) is False and follows(primary), seconds=60)
+    eventually(lambda: on("web1", "psql", "-XAtc", "SELECT 7", CLIENT, check=False).stdout.strip() == "7", seconds=30)
