@@ -21,7 +21,7 @@ description:
   - Reads the files of an app's source and its config vars, and returns its entry in C(apps), the secrets that the entry
     refers to, and a report.
   - Does no I/O. What is a secret is decided by the filter C(heroku_secret), what replaces an add-on by
-    C(heroku_addons), what needs a look by C(heroku_findings).
+    C(heroku_addons), when a job runs by C(heroku_schedule), what needs a look by C(heroku_findings).
 options:
   _input:
     description:
