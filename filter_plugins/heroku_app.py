@@ -21,7 +21,7 @@ description:
   - Reads the files of an app's source and its config vars, and returns its entry in C(apps), the secrets that the entry
     refers to, and a report.
   - Does no I/O. What is a secret is decided by the filter C(heroku_secret), what replaces an add-on by
-    C(heroku_addons), what needs a look by C(heroku_findings).
+    C(heroku_addons), when a job runs by C(heroku_schedule), what needs a look by C(heroku_findings).
 options:
   _input:
     description:
@@ -53,10 +53,11 @@ sys.path.append(str(Path(__file__).parents[1] / "module_utils"))
 _common_range = import_module("python_range").common_range
 _heroku_addons = import_module("heroku_addons").heroku_addons
 _heroku_findings = import_module("heroku_findings").heroku_findings
+_heroku_schedule = import_module("heroku_schedule").heroku_schedule
 _heroku_secret = import_module("heroku_secret").heroku_secret
 
 # In the order in which an entry reads well.
-KEYS = ("name", "source", "version", "domains", "processes", "single", "python", "services", "config")
+KEYS = ("name", "source", "version", "domains", "processes", "single", "schedule", "python", "services", "config")
 SECTIONS = ("taken over", "changed", "add-ons", "to look at", "missing")
 SERVICES = ("postgresql", "redis", "memcached")
 OURS = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}
@@ -290,11 +291,25 @@ class Import:
             )
         if self.manifest.get("stack") == "container":
             self.look("app.json asks for the stack container, which there is none of here")
-        for job in self.manifest.get("cron") or []:
-            if isinstance(job, dict):
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Take over the jobs of app.json, as far as an entry has words for their times."""
+        listed = self.manifest.get("cron")
+        for job in listed if isinstance(listed, list) else []:
+            about = job if isinstance(job, dict) else {}
+            command, when = (str(about.get(key) or "") for key in ("command", "schedule"))
+            times = _heroku_schedule(when) if command.strip() else []
+            for time in times:
+                self.entry.setdefault("schedule", []).append({**time, "command": literal(command)})
+            shown = f"scheduled job {command!r} at {when!r}"
+            if times:
+                said = ", ".join(f"{key} {value}" for time in times for key, value in time.items())
+                self.say("taken over", f"{shown}: {said}, by the servers' clock (base_timezone), on Heroku by UTC")
+            elif job:
                 self.look(
-                    f"app.json has the scheduled job {job.get('command')!r} at {job.get('schedule')!r}, "
-                    "which the entry takes as  schedule: [{at: …, command: …}]  (docs/deploying.md)"
+                    f"app.json has the {shown}, for which schedule has no words: it takes times of day, with days of "
+                    "the week, and even periods (docs/deploying.md)"
                 )
 
     # Config vars and services

@@ -148,7 +148,10 @@ def test_another_python_is_fetched_by_uv(build, wanted):
         ({"pyproject.toml": "[tool.x]"}, "system"),
         ({"pyproject.toml": '[tool.poetry.dependencies]\npython = "^3.11"'}, ">=3.11,<4"),
         ({"Pipfile.lock": '{"_meta": {"requires": {"python_version": "3.12"}}}', "pyproject.toml": ""}, "3.12"),
-        ({"Pipfile.lock": '{"_meta": {"requires": {"python_version": "3", "python_full_version": "3.12.4"}}}'}, "3.12.4"),
+        (
+            {"Pipfile.lock": '{"_meta": {"requires": {"python_version": "3", "python_full_version": "3.12.4"}}}'},
+            "3.12.4",
+        ),
         ({"Pipfile.lock": '{"_meta": {"requires": {}}}'}, "system"),
         ({}, "system"),
     ],

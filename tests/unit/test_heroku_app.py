@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from filter_plugins.app_problems import app_problems
 from filter_plugins.heroku_app import heroku_app, literal
 from filter_plugins.site_apps import APP_KEYS, site_apps
+from filter_plugins.yaml_put import yaml_put
 
 same = settings(deadline=None, derandomize=True, database=None)
 
@@ -298,7 +300,7 @@ def test_a_domain_that_the_app_would_refuse_is_allowed(hosts, after):
         ({"bin/post_compile": "x"}, "not run here"),
         ({"app.json": '{"buildpacks": [{"url": "heroku/nodejs"}]}'}, "heroku/nodejs"),
         ({"app.json": '{"scripts": {"postdeploy": "python seed.py"}}'}, "app-run my-shop python seed.py"),
-        ({"app.json": '{"cron": [{"command": "x", "schedule": "@daily"}]}'}, "scheduled job"),
+        ({"app.json": '{"cron": [{"command": "x", "schedule": "0 3 1 * *"}]}'}, "scheduled job"),
         ({"app.json": '{"stack": "container"}'}, "stack container"),
         ({"app.json": '{"addons": ["memcachier", "memcachedcloud"]}'}, "are one memcached here"),
     ],
@@ -326,7 +328,17 @@ def test_packages_that_the_build_will_refuse_are_named(files, said):
     assert any(said in line for line in app["report"]["to look at"])
 
 
-@pytest.mark.parametrize("manifest", [[], "x", {"env": []}, {"addons": None, "formation": [], "scripts": 1}])
+def test_a_job_of_app_json_is_taken_over_into_the_schedule():
+    app = shop(manifest={"cron": [{"command": "echo '{{ x }}', 1", "schedule": "30 3 * * 1-5"}]})
+    job = {"at": "Mon,Tue,Wed,Thu,Fri 03:30", "command": "echo '{{ '{' }}{ x }}', 1"}
+    assert app.entry["schedule"] == [job]
+    assert "scheduled job" in app.said["taken over"]
+    assert yaml.safe_load(yaml_put("", ["apps", 0, "schedule"], [job]))["apps"][0]["schedule"] == [job]
+
+
+@pytest.mark.parametrize(
+    "manifest", [[], "x", {"env": []}, {"addons": None, "formation": [], "scripts": 1}, {"cron": 1}, {"cron": [1]}]
+)
 def test_an_app_json_of_any_shape_breaks_nothing(manifest):
     if isinstance(manifest, dict):
         assert shop(manifest=manifest).entry["name"] == "my-shop"

@@ -22,7 +22,10 @@ SERVICES = {
     "memcached": Service("web", "memcached.service", "memcache"),
     "nginx": Service("web", "nginx.service", "root", ("/etc/ssl/private",)),
     "pgbouncer": Service(
-        "web", "pgbouncer.service", "postgres", ("/etc/pgbouncer/userlist.txt", "/etc/ssl/private/ssl-cert-snakeoil.key")
+        "web",
+        "pgbouncer.service",
+        "postgres",
+        ("/etc/pgbouncer/userlist.txt", "/etc/ssl/private/ssl-cert-snakeoil.key"),
     ),
     "postgresql": Service("db", "postgresql@*-main.service", "postgres", ("/etc/postgresql/*/main/pg_hba.conf",)),
     "redis": Service("db", "redis-server.service", "redis", ("/etc/redis/redis.conf", "/etc/redis/password.conf")),
