@@ -276,12 +276,17 @@ class Backup:
     def verify(self, kind: str) -> None:
         """Fetch every object of every set and see that it is the one that was stored."""
         damaged = []
-        for stamp in self.sets(kind):
+
+        def gather(work: Callable[[], Any]) -> Any:
             try:
-                for item in self.manifest(kind, stamp)["items"]:
-                    self.fetch(kind, stamp, item).unlink()
+                return work()
             except BackupError as problem:
                 damaged.append(str(problem))
+
+        for stamp in self.sets(kind):
+            manifest = gather(lambda stamp=stamp: self.manifest(kind, stamp))
+            for item in manifest["items"] if manifest else []:
+                gather(lambda stamp=stamp, item=item: self.fetch(kind, stamp, item).unlink())
         if damaged:
             raise BackupError("; ".join(damaged))
 
@@ -291,7 +296,7 @@ class Backup:
         good = [stamp for stamp, (verdict, _) in found.items() if verdict == "good"]
         for form, number in (("%Y%m%d", "days"), ("%G%V", "weeks"), ("%Y%m", "months")):
             last = {datetime.strptime(stamp, STAMP).strftime(form): stamp for stamp in good}
-            kept |= set(list(last.values())[-self.config["kept"][number] :])
+            kept |= set(list(last.values())[::-1][: self.config["kept"][number]])
         kept |= set(good[-1:])
         for stamp, (verdict, items) in found.items():
             if stamp not in kept and (verdict == "good" or age(stamp) > timedelta(days=7)):
@@ -976,6 +981,9 @@ class Backup:
             entry["problem"] = f"{error.strerror}: {error.filename or SPOOL}"
         except Exception as error:
             entry["problem"] = f"{type(error).__name__}: {str(error).strip()}"
+        # What a part that failed left would be in the way of the next, on a full disk most of all.
+        for path in SPOOL.iterdir():
+            path.unlink()
         entry |= {"tried": now().strftime(STAMP), "seconds": round(time.monotonic() - begin, 1)}
         whole = self.state() | {part: entry}
         fresh = STATE / "state.new"
