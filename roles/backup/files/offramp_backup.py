@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -68,8 +69,10 @@ def call(*command: str | Path, failed: str, accepted: tuple[int, ...] = (0,), **
     """Run a command and return what it says; what it complains of is the problem."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode not in accepted:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-6:]
-        raise BackupError(f"{failed}: {' / '.join(said) or f'{command[0]} ended with {done.returncode}'}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        # Some programs put pages of advice after the one line that says what is wrong.
+        said = [line for line in lines if re.search(r"ERROR|FATAL|[Ee]rror:|Errno", line)] or lines
+        raise BackupError(f"{failed}: {' / '.join(said[-4:]) or f'{command[0]} ended with {done.returncode}'}")
     return done.stdout
 
 
@@ -97,12 +100,15 @@ def through(
         raise
     finally:
         codes = [process.wait() for *_, process in runs]
+    complaints = []
     for (command, errors, _), code in zip(runs, codes, strict=True):
-        if code:
-            said = os.pread(errors, 2000, 0).decode(errors="replace").strip().splitlines()[-4:]
-            raise BackupError(f"{failed}: {Path(command[0]).name} ended with {code}: {' / '.join(said)}")
-    for _, errors, _ in runs:
+        said = os.pread(errors, 2000, 0).decode(errors="replace").strip().splitlines()[-4:]
         os.close(errors)
+        if code:
+            complaints.append((code, f"{failed}: {Path(command[0]).name} ended with {code}: {' / '.join(said)}"))
+    if complaints:
+        # Who writes to a part that failed is ended by that; the cause is the other.
+        raise BackupError(min(complaints, key=lambda complaint: complaint[0] == -signal.SIGPIPE)[1])
     return result
 
 
