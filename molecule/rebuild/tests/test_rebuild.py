@@ -80,7 +80,7 @@ def lose_the_servers():
 
 
 def visit():
-    command = "curl --silent --insecure --resolve probe.example:443:127.0.0.1 --write-out '%%{http_code}' https://probe.example/"
+    command = "curl --silent --insecure --resolve probe.example:443:127.0.0.1 --write-out '%{http_code}' https://probe.example/"
     return server("web1").check_output(command)
 
 

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -68,8 +69,10 @@ def call(*command: str | Path, failed: str, accepted: tuple[int, ...] = (0,), **
     """Run a command and return what it says; what it complains of is the problem."""
     done = subprocess.run(command, capture_output=True, text=True, **options)
     if done.returncode not in accepted:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-6:]
-        raise BackupError(f"{failed}: {' / '.join(said) or f'{command[0]} ended with {done.returncode}'}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        # Some programs put pages of advice after the one line that says what is wrong.
+        said = [line for line in lines if re.search(r"ERROR|FATAL|[Ee]rror:|Errno", line)] or lines
+        raise BackupError(f"{failed}: {' / '.join(said[-4:]) or f'{command[0]} ended with {done.returncode}'}")
     return done.stdout
 
 
@@ -97,12 +100,15 @@ def through(
         raise
     finally:
         codes = [process.wait() for *_, process in runs]
+    complaints = []
     for (command, errors, _), code in zip(runs, codes, strict=True):
-        if code:
-            said = os.pread(errors, 2000, 0).decode(errors="replace").strip().splitlines()[-4:]
-            raise BackupError(f"{failed}: {Path(command[0]).name} ended with {code}: {' / '.join(said)}")
-    for _, errors, _ in runs:
+        said = os.pread(errors, 2000, 0).decode(errors="replace").strip().splitlines()[-4:]
         os.close(errors)
+        if code:
+            complaints.append((code, f"{failed}: {Path(command[0]).name} ended with {code}: {' / '.join(said)}"))
+    if complaints:
+        # Who writes to a part that failed is ended by that; the cause is the other.
+        raise BackupError(min(complaints, key=lambda complaint: complaint[0] == -signal.SIGPIPE)[1])
     return result
 
 
@@ -276,12 +282,17 @@ class Backup:
     def verify(self, kind: str) -> None:
         """Fetch every object of every set and see that it is the one that was stored."""
         damaged = []
-        for stamp in self.sets(kind):
+
+        def gather(work: Callable[[], Any]) -> Any:
             try:
-                for item in self.manifest(kind, stamp)["items"]:
-                    self.fetch(kind, stamp, item).unlink()
+                return work()
             except BackupError as problem:
                 damaged.append(str(problem))
+
+        for stamp in self.sets(kind):
+            manifest = gather(lambda stamp=stamp: self.manifest(kind, stamp))
+            for item in manifest["items"] if manifest else []:
+                gather(lambda stamp=stamp, item=item: self.fetch(kind, stamp, item).unlink())
         if damaged:
             raise BackupError("; ".join(damaged))
 
@@ -291,7 +302,7 @@ class Backup:
         good = [stamp for stamp, (verdict, _) in found.items() if verdict == "good"]
         for form, number in (("%Y%m%d", "days"), ("%G%V", "weeks"), ("%Y%m", "months")):
             last = {datetime.strptime(stamp, STAMP).strftime(form): stamp for stamp in good}
-            kept |= set(list(last.values())[-self.config["kept"][number] :])
+            kept |= set(list(last.values())[::-1][: self.config["kept"][number]])
         kept |= set(good[-1:])
         for stamp, (verdict, items) in found.items():
             if stamp not in kept and (verdict == "good" or age(stamp) > timedelta(days=7)):
@@ -976,6 +987,9 @@ class Backup:
             entry["problem"] = f"{error.strerror}: {error.filename or SPOOL}"
         except Exception as error:
             entry["problem"] = f"{type(error).__name__}: {str(error).strip()}"
+        # What a part that failed left would be in the way of the next, on a full disk most of all.
+        for path in SPOOL.iterdir():
+            path.unlink()
         entry |= {"tried": now().strftime(STAMP), "seconds": round(time.monotonic() - begin, 1)}
         whole = self.state() | {part: entry}
         fresh = STATE / "state.new"
