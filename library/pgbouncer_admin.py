@@ -86,6 +86,8 @@ def main() -> None:
             module.fail_json(msg=f"the clients cannot be held: {reason}. They go on")
         module.exit_json(changed=code == 0)
     if wanted == "cut":
+        # What is held already cannot be killed.
+        console.tell("RESUME")
         for database in module.params["databases"]:
             for command in ("KILL", "RESUME"):
                 code, said = console.tell(f'{command} "{database}"')

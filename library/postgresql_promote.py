@@ -83,6 +83,7 @@ def promote(module: AnsibleModule, administrator: Administrator) -> bool:
         time.sleep(0.1)
     if module.params["alone"]:
         ask(ALONE)
+        ask("SELECT pg_reload_conf()")
     if ask(f"SELECT pg_promote(true, {module.params['timeout']})") != ["t"]:
         module.fail_json(msg=f"the standby was told to be primary and is not so yet\n{administrator.log}")
     return True

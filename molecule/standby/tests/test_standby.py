@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def play(playbook, *words, tags=None):
     environment = {name: value for name, value in os.environ.items() if tags or name != "ANSIBLE_RUN_TAGS"}
     command = ["ansible-playbook", f"playbooks/{playbook}.yml", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    done.text = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    done.stdout = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    done.text = re.sub(r"\s+", " ", done.stdout)
     return done
 
 
@@ -332,6 +334,70 @@ def test_a_switchover_that_is_killed_is_mended_by_a_command(primary, eventually)
     assert present_primary() == successor
     assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
     eventually(lambda: follows(successor))
+
+
+def lose_the_primary(primary):
+    kill(primary)
+    played("failover", "-e", f"promote={other(primary)}")
+
+
+def freeze_the_standby(primary):
+    podman("pause", f"offramp-standby-{other(primary)}")
+    time.sleep(10)
+    podman("unpause", f"offramp-standby-{other(primary)}")
+
+
+def cut_the_two_off(primary):
+    rule = f"-s {SERVERS[other(primary)]} -j DROP"
+    on(primary, "sh", "-c", f"iptables -I INPUT {rule}")
+    time.sleep(20)
+    assert recovering(other(primary)), "it was promoted by nobody's command"
+    on(primary, "sh", "-c", f"iptables -D INPUT {rule}")
+
+
+def restart_the_primary(primary):
+    podman("restart", "--time=0", f"offramp-standby-{primary}")
+
+
+def restart_the_standby(primary):
+    podman("restart", "--time=0", f"offramp-standby-{other(primary)}")
+
+
+def change_the_primary(primary):
+    played("switchover", "-e", f"promote={other(primary)}")
+
+
+FAULTS = [
+    lose_the_primary,
+    freeze_the_standby,
+    cut_the_two_off,
+    restart_the_primary,
+    restart_the_standby,
+    change_the_primary,
+]
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("STANDBY_FAULTS", "0"))))
+def test_no_commit_is_lost_whatever_happens(primary, seed, eventually):
+    """STANDBY_FAULTS=10: ten faults in a row, with a synchronous standby, each followed by the documented command."""
+    played("services", "-e", "postgresql_synchronous_enabled=true", tags=True)
+    eventually(lambda: sql(primary, "SELECT sync_state FROM pg_stat_replication") == "sync", seconds=30)
+    fault = FAULTS[zlib.crc32(b"%d fault" % seed) % len(FAULTS)]
+    print(fault.__name__)
+    ledger = Ledger()
+    ledger.run(25)
+    fault(primary)
+    ledger.ended()
+    for host in SERVERS:
+        podman("start", f"offramp-standby-{host}")
+    eventually(present_primary, seconds=60)
+    present = present_primary()
+    eventually(lambda: on(other(present), "systemctl", "is-active", "ssh", check=False).returncode == 0)
+    if not follows(present):
+        played("rejoin")
+    eventually(lambda: follows(present), seconds=60)
+    assert ledger.lost(present) == {}
+    assert [recovering(host) for host in (present, other(present))] == [False, True]
 
 
 def test_of_two_operators_one_wins_and_the_other_is_told(primary):
