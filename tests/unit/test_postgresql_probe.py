@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,10 @@ def test_a_server_that_runs_is_found_by_its_number(cluster: Cluster, tmp_path: P
     program = shutil.copy("/bin/sleep", tmp_path / "postgres")
     with subprocess.Popen([program, "60"]) as server:
         (cluster.data / "postmaster.pid").write_text(f"{server.pid}\n/data\n")
-        found = cluster.postmaster
+        # A process has its new name a moment after it was started.
+        deadline = time.monotonic() + 5
+        while not (found := cluster.postmaster) and time.monotonic() < deadline:
+            time.sleep(0.01)
         server.kill()
     assert found == server.pid
 
