@@ -27,8 +27,9 @@ description:
   - Ships I(archive) to the host and unpacks it to I(home)C(/builds/)I(build), unless that is built there; several
     releases can share a build.
   - Makes an environment of the release's own with uv, as the app's user and with the app's config, so that nothing of
-    a running release changes. Reads C(requirements.txt), C(uv.lock), C(poetry.lock) or C(Pipfile.lock), the last two
-    with a pinned Poetry or Pipenv that uv runs. Packages are cached between releases.
+    a running release changes. Reads C(requirements.txt), C(uv.lock), C(poetry.lock) or C(Pipfile.lock); the last two
+    are written as requirements with hashes by a pinned Poetry or Pipenv, for uv to install. Packages are cached between
+    releases.
   - As on Heroku, a source with files of several package managers is refused, and so is a lock that does not match what
     it was made from.
   - Adds gunicorn and writes a Procfile where there is none. Collects static files of a Django app unless its config
@@ -147,10 +148,13 @@ OTHER_FILES = {
     "pdm.lock": "pdm export --output requirements.txt",
     "pyproject.toml": "uv lock",
 }
-POETRY = "poetry==2.5.1"
-# Poetry knows no index but PyPI's and those that the source names.
-POETRY_MIRROR = "poetry-plugin-pypi-mirror==0.6.5"
-PIPENV = "pipenv==2026.10.3"
+# They say whether their lock fits, and write it as requirements, for which they need no network. uv installs: Poetry
+# would ask PyPI's JSON API, which a mirror seldom has, and either takes longer.
+POETRY = "--from poetry==2.5.1 --with poetry-plugin-export==1.10.0 poetry"
+PIPENV = "--from pipenv==2026.10.3 pipenv"
+LOCKED = ".venv/locked.txt"
+# Left out, so that the site's own index is asked in PyPI's place.
+PYPI_LINE = r"^(-i|--index-url) https://pypi\.org/simple/?$"
 PROCFILE_TYPE = re.compile(r"^([A-Za-z0-9][A-Za-z0-9_-]*):[ \t]*\S", re.MULTILINE)
 
 
@@ -180,19 +184,15 @@ class Build:
             "UV_PYTHON_INSTALL_DIR": f"{self.home}/.python",
             "UV_NO_PROGRESS": "1",
             "SSL_CERT_FILE": CERTIFICATES,
-            # Poetry and Pipenv bring authorities of their own.
-            "REQUESTS_CA_BUNDLE": CERTIFICATES,
+            # HOME is the release, where none of this belongs.
+            "UV_TOOL_DIR": f"{self.home}/.cache/uv-tools",
             "POETRY_CACHE_DIR": f"{self.home}/.cache/poetry",
-            "POETRY_VIRTUALENVS_IN_PROJECT": "true",
             "PIPENV_CACHE_DIR": f"{self.home}/.cache/pipenv",
-            "PIPENV_VENV_IN_PROJECT": "1",
-            "PIPENV_NOSPIN": "1",
             "PIPENV_VERBOSITY": "-1",
         }
         if module.params["index_url"]:
             # In the environment and not among the arguments, since it may hold a password.
-            for name in ("UV_DEFAULT_INDEX", "POETRY_PYPI_MIRROR_URL", "PIPENV_PYPI_MIRROR"):
-                self.environment[name] = module.params["index_url"]
+            self.environment["UV_DEFAULT_INDEX"] = module.params["index_url"]
 
     @property
     def is_built(self) -> bool:
@@ -283,6 +283,10 @@ class Build:
     def make_environment(self) -> None:
         self.as_app("make an environment", f"uv venv --quiet --no-project --python {self.interpreter()} .venv")
 
+    def hide_locked(self) -> None:
+        """Make the list unreadable to others before it is written: it may hold the password of a private index."""
+        self.as_app("prepare for the packages", f"install --mode=0600 /dev/null {LOCKED}")
+
     def install_with_pip(self) -> None:
         self.make_environment()
         self.as_app("install requirements.txt", "uv pip install --quiet -r requirements.txt")
@@ -293,20 +297,35 @@ class Build:
 
     def install_with_poetry(self) -> None:
         self.make_environment()
-        mirror = f"--with {POETRY_MIRROR} " if self.module.params["index_url"] else ""
-        run = f"uv tool run --quiet --python {SYSTEM_PYTHON} {mirror}--from {POETRY} poetry"
-        self.as_app("install poetry.lock", f"{run} sync --only main --no-interaction --no-ansi")
+        export = f"export --only main --with-credentials --no-interaction --no-ansi --output {LOCKED}"
+        self.hide_locked()
+        self.as_app("read poetry.lock", f"{self.tool(POETRY)} {export}")
+        self.install_locked("poetry.lock")
+        project = tomllib.loads((self.directory / "pyproject.toml").read_text())
+        if "build-system" in project and project.get("tool", {}).get("poetry", {}).get("package-mode", True):
+            self.as_app("install the app itself", "uv pip install --quiet --no-deps --editable .")
 
     def install_with_pipenv(self) -> None:
         self.make_environment()
-        run = f"uv tool run --quiet --python {SYSTEM_PYTHON} --from {PIPENV} pipenv"
-        code, out, said = self.run_as_app(f"{run} install --deploy")
-        # It breaks its lines.
-        if code != 0 and re.search(r"Pipfile\.lock\s.*\sout\s+of\s+date", out + said, re.DOTALL):
+        code, out, said = self.run_as_app(f"{self.tool(PIPENV)} verify")
+        if code != 0 and "out-of-date" in out + said:
             raise BuildError(
                 "Pipfile.lock was not made from this Pipfile: run `pipenv lock` and add Pipfile.lock to the source"
             )
-        self.checked("install Pipfile.lock", code, out, said)
+        self.checked("check Pipfile.lock", code, out, said)
+        self.hide_locked()
+        self.as_app("read Pipfile.lock", f"{self.tool(PIPENV)} requirements --hash >{LOCKED}")
+        self.install_locked("Pipfile.lock")
+
+    @staticmethod
+    def tool(name: str) -> str:
+        return f"uv tool run --quiet --python {SYSTEM_PYTHON} {name}"
+
+    def install_locked(self, lock: str) -> None:
+        """Install what the lock lists and nothing else; uv refuses what has another hash."""
+        self.as_app(f"read {lock}", f"sed --in-place --regexp-extended '\\#{PYPI_LINE}#d' {LOCKED}")
+        self.as_app(f"install {lock}", f"uv pip install --quiet --no-deps -r {LOCKED}")
+        self.as_app(f"forget what {lock} was read as", f"rm {LOCKED}")
 
     @staticmethod
     def explain_package_files(found: list[str], has: set[str]) -> None:

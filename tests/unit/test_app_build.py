@@ -118,13 +118,45 @@ def test_another_way_to_name_packages_is_answered_with_the_way_out(build, files,
 
 
 @pytest.mark.parametrize(
-    ("index", "plugin"), [("", False), ("https://someone:secret-for-tests@index.example/simple", True)]
+    ("lock", "manifest", "reads"),
+    [
+        ("poetry.lock", "pyproject.toml", ["poetry export --only main --with-credentials"]),
+        ("Pipfile.lock", "Pipfile", ["pipenv verify", "pipenv requirements --hash"]),
+    ],
 )
-def test_an_index_of_ones_own_is_poetrys_too_and_on_no_command_line(build, index, plugin):
-    made = build({"poetry.lock": "", "pyproject.toml": ""}, VERSION, index_url=index)
+def test_a_lock_is_read_by_its_own_tool_and_installed_by_uv_from_the_sites_index(build, lock, manifest, reads):
+    index = "https://someone:secret-for-tests@index.example/simple"
+    made = build({lock: "{}", manifest: ""}, VERSION, index_url=index)
     made.install_packages()
-    assert ("poetry-plugin-pypi-mirror==" in made.module.commands[-1]) is plugin
+    *said, without_pypi, install, forget = made.module.commands[2:]
+    hide = said.pop(-2)
+    assert [part in line for part, line in zip(reads, said, strict=True)] == [True] * len(reads)
+    assert "--mode=0600" in hide
+    assert without_pypi.startswith("sed ")
+    assert forget == "rm .venv/locked.txt"
+    assert install == "/opt/uv/bin/uv pip install --quiet --no-deps -r .venv/locked.txt"
+    assert made.environment["UV_DEFAULT_INDEX"] == index
     assert not any("secret-for-tests" in command for command in made.module.commands)
+
+
+@pytest.mark.parametrize(
+    ("project", "itself"),
+    [
+        ("[tool.poetry]\n[build-system]", True),
+        ("[tool.poetry]\npackage-mode = false\n[build-system]", False),
+        ("[tool.poetry]", False),
+    ],
+)
+def test_an_app_that_is_a_package_of_poetry_is_installed_itself(build, project, itself):
+    made = build({"poetry.lock": "", "pyproject.toml": project}, VERSION)
+    made.install_packages()
+    assert ("--editable ." in made.module.commands[-1]) is itself
+
+
+def test_a_pipfile_lock_that_does_not_fit_is_refused_with_what_mends_it(build):
+    answers = {**VERSION, "pipenv verify": (1, "Pipfile.lock is out-of-date. Run $ pipenv lock to update.", "")}
+    with pytest.raises(BuildError, match="run `pipenv lock`"):
+        build({"Pipfile": "", "Pipfile.lock": "{}"}, answers).install_packages()
 
 
 @pytest.mark.parametrize("wanted", ["system", "3", "3.13", "3.13.5"])
