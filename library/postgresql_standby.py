@@ -126,7 +126,8 @@ class Standby:
         """Whether the standby, started where it is stopped, is on the primary's history."""
         if self.cluster.postmaster is None and not self.module.check_mode:
             self.started = True
-            self.local.systemctl("start", self.cluster.unit)
+            # One whose history has parted from the primary's is never ready, and a start would wait for that.
+            self.local.systemctl("start", "--no-block", self.cluster.unit)
         if not self.streams_within(STREAMING_SECONDS):
             return False
         self.local.ask(OWN_SLOT)
@@ -134,11 +135,9 @@ class Standby:
 
     def streams_within(self, seconds: int) -> bool:
         deadline = time.monotonic() + seconds
-        while self.cluster.postmaster is not None:
+        while time.monotonic() < deadline:
             if self.local.ask(WAL_RECEIVER) == ["1"]:
                 return True
-            if time.monotonic() > deadline:
-                return False
             time.sleep(0.5)
         return False
 
