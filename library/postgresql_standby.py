@@ -162,6 +162,7 @@ class Standby:
         self.stop()
         kept = self.keep()
         # A server that follows cannot recover on its own from a crash, which pg_rewind has it do first.
+        was_standby = self.cluster.is_standby
         self.cluster.standby_signal.unlink(missing_ok=True)
         try:
             shutil.copytree(self.cluster.data / "pg_wal", kept / "pg_wal")
@@ -174,8 +175,11 @@ class Standby:
             self.fail(f"what the primary does not have cannot be kept: {error}. Make room, and run it again")
         finally:
             self.mark()
+        nothing = "no rewind required" in out + error
+        # A standby that follows no more and has nothing to rewind lacks WAL that the primary has not kept.
+        done = code == 0 and not (nothing and was_standby)
         # Before a copy, all of the data is kept in its place.
-        if code or "no rewind required" in out + error:
+        if nothing or not done:
             shutil.rmtree(kept)
             self.kept = None
         self.drop_own_slots()
@@ -183,7 +187,7 @@ class Standby:
             self.module.warn(
                 f"pg_rewind: {error.strip().splitlines()[-1] if error.strip() else code}. So it is copied."
             )
-        return code == 0
+        return done
 
     def drop_own_slots(self) -> None:
         """Remove the slots that it had as primary: on a standby they would hold its WAL for ever."""
