@@ -100,6 +100,8 @@ def decided(hosts: list[str], states: Mapping[str, State], silent: list[str]) ->
         }
     if len(serving) == 1:
         others = [host for host in primaries if host not in serving]
+        # One that was stopped by a failover follows when it starts, and yet has a history of its own.
+        others += [host for host in standbys if is_parted(known[host], known[serving[0]])]
         return {"primary": serving[0], "standby": "".join(standbys[:1]), "superseded": "".join(others[:1])}
     if len(primaries) == 1 and not silent:
         return stopped_primary(primaries[0], standbys, known)
@@ -115,6 +117,10 @@ def decided(hosts: list[str], states: Mapping[str, State], silent: list[str]) ->
     if silent:
         return {"problem": "not all database servers answer, so nobody knows which of them is primary:"}
     return {"primary": hosts[0]}
+
+
+def is_parted(standby: State, primary: State) -> bool:
+    return not standby["running"] and standby["timeline"] < primary["timeline"]
 
 
 def stopped_primary(host: str, standbys: list[str], known: Mapping[str, State]) -> dict[str, Any]:

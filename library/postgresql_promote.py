@@ -55,6 +55,11 @@ timeline:
 
 LOCK = Path("/run/offramp/promote.lock")
 ALONE = "ALTER SYSTEM SET synchronous_standby_names = ''"
+# What the old primary will lack when it is back. It is no standby's slot: this server asks nobody when it starts.
+KEEP = """
+SELECT pg_create_physical_replication_slot('rejoin', true)
+WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'rejoin')
+"""
 SLOT = """
 SELECT pg_create_physical_replication_slot('standby', true)
 WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby')
@@ -83,6 +88,7 @@ def promote(module: AnsibleModule, administrator: Administrator) -> bool:
         time.sleep(0.1)
     if module.params["alone"]:
         ask(ALONE)
+        ask(KEEP)
         ask("SELECT pg_reload_conf()")
     if ask(f"SELECT pg_promote(true, {module.params['timeout']})") != ["t"]:
         module.fail_json(msg=f"the standby was told to be primary and is not so yet\n{administrator.log}")

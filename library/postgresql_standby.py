@@ -126,7 +126,8 @@ class Standby:
         """Whether the standby, started where it is stopped, is on the primary's history."""
         if self.cluster.postmaster is None and not self.module.check_mode:
             self.started = True
-            self.local.systemctl("start", self.cluster.unit)
+            # One whose history has parted from the primary's is never ready, and a start would wait for that.
+            self.local.systemctl("start", "--no-block", self.cluster.unit)
         if not self.streams_within(STREAMING_SECONDS):
             return False
         self.local.ask(OWN_SLOT)
@@ -134,11 +135,9 @@ class Standby:
 
     def streams_within(self, seconds: int) -> bool:
         deadline = time.monotonic() + seconds
-        while self.cluster.postmaster is not None:
+        while time.monotonic() < deadline:
             if self.local.ask(WAL_RECEIVER) == ["1"]:
                 return True
-            if time.monotonic() > deadline:
-                return False
             time.sleep(0.5)
         return False
 
@@ -163,6 +162,7 @@ class Standby:
         self.stop()
         kept = self.keep()
         # A server that follows cannot recover on its own from a crash, which pg_rewind has it do first.
+        was_standby = self.cluster.is_standby
         self.cluster.standby_signal.unlink(missing_ok=True)
         try:
             shutil.copytree(self.cluster.data / "pg_wal", kept / "pg_wal")
@@ -175,8 +175,11 @@ class Standby:
             self.fail(f"what the primary does not have cannot be kept: {error}. Make room, and run it again")
         finally:
             self.mark()
+        nothing = "no rewind required" in out + error
+        # A standby that follows no more and has nothing to rewind lacks WAL that the primary has not kept.
+        done = code == 0 and not (nothing and was_standby)
         # Before a copy, all of the data is kept in its place.
-        if code or "no rewind required" in out + error:
+        if nothing or not done:
             shutil.rmtree(kept)
             self.kept = None
         self.drop_own_slots()
@@ -184,7 +187,7 @@ class Standby:
             self.module.warn(
                 f"pg_rewind: {error.strip().splitlines()[-1] if error.strip() else code}. So it is copied."
             )
-        return code == 0
+        return done
 
     def drop_own_slots(self) -> None:
         """Remove the slots that it had as primary: on a standby they would hold its WAL for ever."""

@@ -68,8 +68,9 @@ def test_a_run_is_stopped_and_told_what_each_server_says(first, second, words):
         assert word in found["problem"]
 
 
-def test_a_server_that_was_primary_before_is_named():
-    found = asked(PRIMARY | STOPPED, PRIMARY | {"timeline": 2})
+@pytest.mark.parametrize("before", [PRIMARY | STOPPED, STANDBY | STOPPED], ids=["lost", "stopped by the failover"])
+def test_a_server_that_was_primary_before_is_named(before):
+    found = asked(before, PRIMARY | {"timeline": 2})
     assert (found["primary"], found["superseded"], found["problem"]) == ("db2", "db1", "")
 
 
