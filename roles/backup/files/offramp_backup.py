@@ -133,7 +133,16 @@ class Bucket:
         self.root = f"s3://{bucket}/{prefix}/"
 
     def s3cmd(self, *arguments: str | Path, failed: str) -> str:
-        return call("s3cmd", f"--config={S3CFG}", "--no-progress", *arguments, failed=failed)
+        command = ["s3cmd", f"--config={S3CFG}", "--no-progress", *arguments]
+        for wait in (2, 10):
+            try:
+                return call(*command, failed=failed)
+            except BackupError as problem:
+                # A name server or a network that is away for a moment costs no night.
+                if not re.search(r"resolv|[Cc]onnection|timed out|Name or service", str(problem)):
+                    raise
+                time.sleep(wait)
+        return call(*command, failed=failed)
 
     def listing(self, under: str) -> dict[str, int]:
         """Return the size of each object by its name below the site's prefix."""
