@@ -399,6 +399,17 @@ def test_apps_of_two_pythons_on_one_host_are_deployed_without_a_failed_request_o
     assert pythons == {host.check_output("/usr/bin/python3 -c %s", "import platform as p; print(p.python_version())")}
 
 
+def test_a_configuration_that_supervisor_refuses_is_named_and_what_runs_is_left_alone(host, source):
+    before, broken = versions(), "/etc/supervisor/conf.d/own.conf"
+    host.check_output("printf '[program:own]\\nautostart=perhaps\\n' >%s", broken)
+    word = fails("deploy", shop_source=source("refused"))
+    host.check_output("rm %s", broken)
+    assert "supervisor refuses its configuration" in word
+    assert versions() == before
+    works("deploy", shop_source=source("accepted"))
+    assert versions() == {"accepted"}
+
+
 MAIN_PID = "systemctl show --property=MainPID --value {}"
 KILLED = {
     "nginx": (MAIN_PID.format("nginx"), 3),
