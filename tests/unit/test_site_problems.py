@@ -168,7 +168,7 @@ def test_every_problem_leads_to_a_place():
     for case in CASES:
         site = made(case)
         for entry in problems(site):
-            assert entry["path"][0] in {"hosts", "groups", *GOOD["values"], *site["names"]}, entry
+            assert entry["path"][0] in {"hosts", "groups", *GOOD["values"], *site["values"], *site["names"]}, entry
 
 
 SECRET = "-".join(["s3cr3t", "and", "not", "for", "any", "screen"])
