@@ -22,7 +22,7 @@ FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # These take as long as all others together, so two scenarios at a time keep two cores busy and never meet on a port.
 LONG = ("site", "deploy")
 # The scenarios that have tests marked as drills: the long proofs, which a run of everything else goes without.
-DRILLS = ("deploy",)
+DRILLS = ("deploy", "standby")
 # Debian's two releases have two versions of PostgreSQL, with settings of their own.
 SETTINGS = "postgresql"
 

@@ -277,6 +277,7 @@ def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventuall
     eventually(lambda: recovering(primary) is True, seconds=40)
 
 
+@pytest.mark.drill
 def test_with_a_synchronous_standby_no_commit_is_lost(primary, eventually):
     successor = other(primary)
     played("services", "-e", "postgresql_synchronous_enabled=true", tags=True)
@@ -297,6 +298,7 @@ def test_with_a_synchronous_standby_no_commit_is_lost(primary, eventually):
     eventually(lambda: sql(successor, "SELECT sync_state FROM pg_stat_replication") == "async")
 
 
+@pytest.mark.drill
 def test_a_frozen_primary_is_replaced_and_is_refused_when_it_thaws(primary, eventually):
     """Its kernel acknowledges every packet, so that nothing but limits of one's own ends the wait."""
     successor = other(primary)
@@ -317,6 +319,7 @@ def test_a_frozen_primary_is_replaced_and_is_refused_when_it_thaws(primary, even
     eventually(lambda: follows(successor))
 
 
+@pytest.mark.drill
 def test_a_switchover_that_is_killed_is_mended_by_a_command(primary, eventually):
     """Killed once the clients wait and the old primary stops; the playbooks then say what to run."""
     successor = other(primary)
@@ -379,9 +382,10 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("STANDBY_FAULTS", "0"))))
+@pytest.mark.drill
+@pytest.mark.parametrize("seed", range(10))
 def test_no_commit_is_lost_whatever_happens(primary, seed, eventually):
-    """STANDBY_FAULTS=10: ten faults in a row, with a synchronous standby, each followed by the documented command."""
+    """Ten faults in a row, with a synchronous standby, each followed by the documented command."""
     played("services", "-e", "postgresql_synchronous_enabled=true", tags=True)
     eventually(lambda: sql(primary, "SELECT sync_state FROM pg_stat_replication") == "sync", seconds=30)
     fault = FAULTS[zlib.crc32(b"%d fault" % seed) % len(FAULTS)]
@@ -402,6 +406,7 @@ def test_no_commit_is_lost_whatever_happens(primary, seed, eventually):
     assert [recovering(host) for host in (present, other(present))] == [False, True]
 
 
+@pytest.mark.drill
 def test_of_two_operators_one_wins_and_the_other_is_told(primary):
     kill(primary)
     words = ("failover", "-e", f"promote={other(primary)}", "-e", "accept_loss=10000")
@@ -430,6 +435,7 @@ def test_two_primaries_stop_a_run_before_any_change(primary, eventually):
     eventually(lambda: follows(other(primary)))
 
 
+@pytest.mark.drill
 def test_both_come_back_by_themselves_after_a_power_cut(primary, eventually):
     for host in SERVERS:
         kill(host)
