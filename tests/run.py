@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # These take as long as all others together, so two scenarios at a time keep two cores busy and never meet on a port.
 LONG = ("site", "deploy")
-# The scenarios that have tests marked as drills: the long proofs, which a run of everything else goes without.
-DRILLS = ("deploy", "standby")
+# The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
+# tests marked as drills. Two lanes of about the same length.
+WHOLE_DRILLS = ("backup", "rebuild")
+DRILLS = (("deploy",), ("standby", *WHOLE_DRILLS))
 # Debian's two releases have two versions of PostgreSQL, with settings of their own.
 SETTINGS = "postgresql"
 
@@ -116,7 +118,8 @@ def scenario(name: str, release: str, kind: str = "molecule") -> Result:
     label = f"{kind} {name} {release}"
     print(f"       {label}", flush=True)
     command = ["molecule", "test", "--scenario-name", name]
-    environment = {"LAB_RELEASE": release, "DRILLS": "1" if kind == "drills" else ""}
+    marked = kind == "drills" and name not in WHOLE_DRILLS
+    environment = {"LAB_RELEASE": release, "DRILLS": "1" if marked else ""}
     text, code = run(label, command, environment, show=False)
     passed, failed = count(text, code)
     passed += len(re.findall(r"idempotence.*Executed: Successful", text.partition("\nDETAILS")[0]))
@@ -132,17 +135,20 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
     else:
         lanes = [
             [*((long, "trixie") for long in LONG), (LONG[0], "bookworm"), (SETTINGS, "bookworm")],
-            [(other, "trixie") for other in names if other not in LONG],
+            [(other, "trixie") for other in names if other not in (*LONG, *WHOLE_DRILLS)],
         ]
     print("\n== molecule: logs in .lab/test", flush=True)
+    return side_by_side(lanes)
+
+
+def side_by_side(lanes: Sequence[Sequence[tuple[str, ...]]]) -> list[Result]:
     with ThreadPoolExecutor(len(lanes)) as pool:
         return [result for lane in pool.map(lambda lane: [scenario(*one) for one in lane], lanes) for result in lane]
 
 
 def drills() -> list[Result]:
     print("\n== drills: logs in .lab/test", flush=True)
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda name: scenario(name, "trixie", "drills"), DRILLS))
+    return side_by_side([[(name, "trixie", "drills") for name in lane] for lane in DRILLS])
 
 
 def lab() -> Iterator[Result]:
