@@ -24,7 +24,7 @@ LONG = ("site", "deploy")
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills. Two lanes of about the same length.
 WHOLE_DRILLS = ("backup", "rebuild")
-DRILLS = (("deploy",), ("standby", *WHOLE_DRILLS))
+DRILLS = (("deploy", "rebuild"), ("standby", "backup"))
 # Debian's two releases have two versions of PostgreSQL, with settings of their own.
 SETTINGS = "postgresql"
 
