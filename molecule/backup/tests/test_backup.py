@@ -224,7 +224,8 @@ def older_pg_dump(host, _store):
 
 def nobody_let_in(host, _store):
     file = host.check_output("ls /etc/postgresql/*/main/pg_hba.conf")
-    host.check_output(f"cp -a {file} {file}.kept; : >{file}; systemctl reload 'postgresql@*'")
+    # PostgreSQL goes on with the old rules where the new ones are empty.
+    host.check_output(f"cp -a {file} {file}.kept; echo local all all reject >{file}; systemctl reload 'postgresql@*'")
     yield
     host.check_output(f"mv {file}.kept {file}; systemctl reload 'postgresql@*'")
 
