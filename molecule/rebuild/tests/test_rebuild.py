@@ -27,7 +27,6 @@ FILL = """
     ALTER DATABASE probe SET work_mem = '7MB'"""
 # All that a database is, in lines that can be compared.
 LOOKS = {
-    "sequences": "SELECT schemaname, sequencename, last_value FROM pg_sequences ORDER BY 1, 2",
     "roles": "SELECT rolname, rolcanlogin, rolpassword FROM pg_authid WHERE rolname !~ '^pg_' ORDER BY 1",
     "grants": "SELECT relname, relowner::regrole, relacl FROM pg_class WHERE relacl IS NOT NULL ORDER BY 1",
     "databases": "SELECT datname, datdba::regrole, datacl FROM pg_database ORDER BY 1",
@@ -35,6 +34,9 @@ LOOKS = {
     "extensions": "SELECT extname, extversion FROM pg_extension ORDER BY 1",
     "large objects": "SELECT loid, pageno, md5(data) FROM pg_largeobject ORDER BY 1, 2",
 }
+SEQUENCES = "SELECT last_value FROM pg_sequences ORDER BY schemaname, sequencename"
+# A sequence writes so many values ahead into the WAL, and goes on behind them.
+AHEAD = 32
 TABLES = """
     SELECT format('%I.%I', schemaname, tablename) FROM pg_tables
     WHERE schemaname NOT LIKE 'pg\\_%' AND schemaname <> 'information_schema' ORDER BY 1"""
@@ -53,6 +55,10 @@ def everything():
     return {table: sql(rows.format(table)) for table in sql(TABLES).splitlines()} | {
         name: sql(query) for name, query in LOOKS.items()
     }
+
+
+def sequences():
+    return [int(value) for value in sql(SEQUENCES).split()]
 
 
 def redis(*words):
@@ -95,7 +101,7 @@ def test_a_site_of_which_nothing_is_left_comes_back_as_it_was():
     # What was written after the night is in the bucket within a minute.
     sql("INSERT INTO orders (what) VALUES ('after the backup')")
     time.sleep(70)
-    before = everything()
+    before, reached = everything(), sequences()
 
     lose_the_servers()
     assert server("db1").run("psql --version").rc != 0 or server("db1").run("psql --username=postgres probe").rc != 0
@@ -107,6 +113,7 @@ def test_a_site_of_which_nothing_is_left_comes_back_as_it_was():
     after = everything()
     for name in sorted(before.keys() | after.keys()):
         assert after.get(name) == before.get(name), name
+    assert all(0 <= now - then <= AHEAD for then, now in zip(reached, sequences(), strict=True))
     assert redis("get", "job") == "waiting"
     assert server("web1").check_output("cat /srv/www/probe/media/picture") == "a picture"
     assert "200" in visit()
