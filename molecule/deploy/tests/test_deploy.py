@@ -411,6 +411,8 @@ def test_a_configuration_that_supervisor_refuses_is_named_and_what_runs_is_left_
 
 
 MAIN_PID = "systemctl show --property=MainPID --value {}"
+# How long each may take on a quiet machine, in seconds; beside other scenarios it takes up to so many times that.
+BUSY = 4
 KILLED = {
     "nginx": (MAIN_PID.format("nginx"), 3),
     "gunicorn's master": ("supervisorctl pid shop-web-1", 5),
@@ -434,7 +436,7 @@ def test_what_is_killed_answers_again_and_leaves_no_orphan(host, eventually, nam
     before = host.check_output(processes)
     took = int(host.check_output("timeout 30 bash -c %s", KILL.format(victim=victim))) / 1000
     print(f"{name}: {took:.1f} s")
-    assert took <= seconds
+    assert took <= seconds * BUSY
     eventually(lambda: host.check_output(processes) == before)
 
 
