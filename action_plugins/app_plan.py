@@ -109,7 +109,10 @@ def rollback(site: Site, run: Mapping[str, str], release: str) -> dict[str, Any]
         raise RefusedError(f"v{target} of {site.app} is the release that serves")
     lacking = sorted(set(site.states) - set(site.on(target)))
     if lacking:
-        raise RefusedError(f"v{target} of {site.app} is not on {', '.join(lacking)}: the other hosts have it")
+        raise RefusedError(
+            f"v{target} of {site.app} is not on {', '.join(lacking)}, as on a host that was added after it. Deploy its "
+            f"code anew instead, which is {known['version']}: playbooks/deploy.yml -e app={site.app} -e version=…"
+        )
     what = f"rollback to v{target}"
     newest = site.known[site.newest]
     # One that was cut off goes on.

@@ -13,7 +13,7 @@ from filter_plugins.app_problems import FIRST_PORT, KEYS, PORTS_PER_APP, REQUIRE
 from filter_plugins.site_apps import APP_KEYS, PORTS_AN_APP
 from filter_plugins.site_apps import FIRST_PORT as SITE_FIRST_PORT
 from filter_plugins.site_apps import SERVICES as SITE_SERVICES
-from filter_plugins.site_problems import site_problems
+from filter_plugins.site_problems import SITE_NAMES, site_problems
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ1dHRlcmZseWJ1dHRlcmZseWJ1dHRlcmZseWJ1dHQ you@laptop"
 GOOD = {
@@ -168,7 +168,8 @@ def test_every_problem_leads_to_a_place():
     for case in CASES:
         site = made(case)
         for entry in problems(site):
-            assert entry["path"][0] in {"hosts", "groups", *GOOD["values"], *site["values"], *site["names"]}, entry
+            places = {"hosts", "groups", *GOOD["values"], *site["values"], *site["names"], *SITE_NAMES}
+            assert entry["path"][0] in places, entry
 
 
 SECRET = "-".join(["s3cr3t", "and", "not", "for", "any", "screen"])

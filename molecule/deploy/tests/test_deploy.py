@@ -356,8 +356,7 @@ def test_a_build_that_runs_out_of_disk_leaves_the_old_release_serving_and_nothin
 PYTHON_MIRROR = """
 set -eu
 rm -rf /srv/python && mkdir -p /srv/python/lists/partial /srv/python/archives/partial && cd /srv/python
-signed=[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]
-echo "deb $signed http://deb.debian.org/debian bookworm main" >sources
+sed 's/trixie/bookworm/' /etc/apt/sources.list >sources
 of="-o Dir::Etc::SourceList=$PWD/sources -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$PWD/lists -o Dir::Cache=$PWD"
 apt-get $of update
 apt-get $of download python3.11-minimal libpython3.11-minimal libpython3.11-stdlib
