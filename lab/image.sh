@@ -44,10 +44,8 @@ is_built() { [ "$(podman image inspect --format '{{index .Labels "offramp.recipe
 
 [ "$name" = "$release" ] || lab/image.sh "$release"
 
-# Two scenarios that start at once build one image.
 mkdir -p .lab/build
-exec {lock}>.lab/build/lock
-flock "$lock"
+lock_images
 
 ca_bundle >.lab/build/ca.pem
 ingredients=(lab/image.sh lab/image/bare lab/image/customize.sh .lab/build/ca.pem)

@@ -44,3 +44,10 @@ if [ -z "${CONTAINERS_CONF-}" ]; then
     export CONTAINERS_CONF=$PWD/.lab/containers.conf
   fi
 fi
+
+# Two scenarios that start at once build one image, and an image has one name for all checkouts.
+lock_images() {
+  local lock
+  exec {lock}<"$(podman info --format '{{.Store.GraphRoot}}')"
+  flock "$lock"
+}

@@ -10,9 +10,8 @@ builder=offramp-build-store
 
 lab/image.sh trixie
 
-mkdir -p .lab/build .lab/store
-exec {lock}>.lab/build/store.lock
-flock "$lock"
+mkdir -p .lab/store
+lock_images
 
 # nginx in the container reads it as root; the servers trust it as they would a private authority.
 [ -s .lab/store/certificate.pem ] || run openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
