@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,14 @@ SUMMARY = re.compile(r"^\d+ (?:passed|failed|errors?)\b.*$", re.MULTILINE)
 NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 # What pytest and ansible-playbook say of one failure.
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
-# These take as long as all others together, so two scenarios at a time keep two cores busy and never meet on a port.
-LONG = ("site", "deploy")
+# Scenarios that are started first, so that no long one is left for the end.
+LONG = ("deploy", "site", "standby", "app", "import")
+# Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
+BOTH_RELEASES = ("site", "postgresql")
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
-# tests marked as drills. Two lanes of about the same length.
+# tests marked as drills.
 WHOLE_DRILLS = ("backup", "rebuild")
-DRILLS = (("deploy", "rebuild"), ("standby", "backup"))
-# Debian's two releases have two versions of PostgreSQL, with settings of their own.
-SETTINGS = "postgresql"
+DRILLS = ("backup", "deploy", "standby", "rebuild")
 
 
 @dataclass
@@ -131,24 +132,48 @@ def scenario(name: str, release: str, kind: str = "molecule") -> Result:
 def molecule(name: str | None, release: str | None) -> list[Result]:
     names = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
     if name:
-        lanes = [[(name, release or "trixie")]]
+        wanted = [(name, release or "trixie")]
     else:
-        lanes = [
-            [*((long, "trixie") for long in LONG), (LONG[0], "bookworm"), (SETTINGS, "bookworm")],
-            [(other, "trixie") for other in names if other not in (*LONG, *WHOLE_DRILLS)],
-        ]
+        wanted = [(long, "trixie") for long in LONG]
+        wanted += [(both, "bookworm") for both in BOTH_RELEASES]
+        wanted += [(other, "trixie") for other in names if other not in (*LONG, *WHOLE_DRILLS)]
     print("\n== molecule: logs in .lab/test", flush=True)
-    return side_by_side(lanes)
+    return two_at_a_time(wanted)
 
 
-def side_by_side(lanes: Sequence[Sequence[tuple[str, ...]]]) -> list[Result]:
-    with ThreadPoolExecutor(len(lanes)) as pool:
-        return [result for lane in pool.map(lambda lane: [scenario(*one) for one in lane], lanes) for result in lane]
+def two_at_a_time(wanted: Sequence[tuple[str, ...]]) -> list[Result]:
+    """Keep two cores busy, and never run a scenario beside itself: its ports and addresses are its own."""
+    waiting, busy, turn = list(wanted), set(), threading.Condition()
+
+    def take() -> tuple[str, ...] | None:
+        with turn:
+            while waiting:
+                one = next((one for one in waiting if one[0] not in busy), None)
+                if one:
+                    waiting.remove(one)
+                    busy.add(one[0])
+                    return one
+                turn.wait()
+        return None
+
+    def work() -> list[Result]:
+        results = []
+        while one := take():
+            try:
+                results.append(scenario(*one))
+            finally:
+                with turn:
+                    busy.remove(one[0])
+                    turn.notify_all()
+        return results
+
+    with ThreadPoolExecutor(2) as pool:
+        return [result for done in [pool.submit(work) for _ in range(2)] for result in done.result()]
 
 
 def drills() -> list[Result]:
     print("\n== drills: logs in .lab/test", flush=True)
-    return side_by_side([[(name, "trixie", "drills") for name in lane] for lane in DRILLS])
+    return two_at_a_time([(name, "trixie", "drills") for name in DRILLS])
 
 
 def lab() -> Iterator[Result]:
