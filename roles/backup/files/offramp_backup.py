@@ -52,6 +52,10 @@ class BackupError(Exception):
     """What went wrong, in words for the person who has to mend it."""
 
 
+class LeftToAnotherError(Exception):
+    """A part that is another server's to do, which keeps what comes of it."""
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -373,7 +377,7 @@ class Backup:
     def dump(self) -> str:
         """Dump every database in one moment, with the number of rows in each table at that moment."""
         if not self.dumps_here():
-            return "left to the standby"
+            raise LeftToAnotherError("left to the standby")
         self.check_version()
         compress = "zstd:3" if self.config["version"] >= 16 else "3"
         tool, items = str(self.tools / "pg_dump"), []
@@ -436,6 +440,12 @@ class Backup:
             self.wait_until_archived(end)
         return f"{len(items)} databases"
 
+    def archive(self) -> str:
+        """See what was committed until now arrive, which is what a standby's dump may have in it."""
+        now_at = self.ask(f"SELECT {POSITION}")
+        self.wait_until_archived(now_at)
+        return f"the WAL to {now_at} is in the bucket"
+
     def wait_until_archived(self, lsn: str) -> None:
         """See the WAL to a position arrive in the bucket, so that a base backup can be brought to it."""
         # An idle server would have nothing to switch, and the segment of the position would never be full.
@@ -463,7 +473,7 @@ class Backup:
     def base(self) -> str:
         """Take a base backup; a full one each week, between them what has changed."""
         if self.is_standby():
-            return "left to the primary"
+            raise LeftToAnotherError("left to the primary")
         full = [one for one in self.base_backups() if one["type"] == "full" and not one["error"]]
         old = not full or now().timestamp() - full[-1]["timestamp"]["stop"] > self.config["full_days"] * 86400 - 7200
         kind = "full" if old else "incr"
@@ -658,7 +668,7 @@ class Backup:
 
     def rehearse_dumps(self) -> str:
         if not self.dumps_here():
-            return "left to the standby"
+            raise LeftToAnotherError("left to the standby")
         stamp = self.newest("databases")
         manifest = self.manifest("databases", stamp)
         with self.scratch(self.initialised) as where:
@@ -673,7 +683,7 @@ class Backup:
 
     def rehearse_base(self) -> str:
         if not self.dumps_here():
-            return "left to the standby"
+            raise LeftToAnotherError("left to the standby")
         stamp = self.newest("databases")
         manifest = self.manifest("databases", stamp)
         bases = [one for one in self.base_backups() if position(one["lsn"]["stop"]) <= position(manifest["position"])]
@@ -986,10 +996,15 @@ class Backup:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def attempt(self, part: str, work: Callable[[], str | None]) -> str:
-        """Do one part of a run and keep what came of it; a part that fails leaves the others their turn."""
+        """Do one part of a run and keep what came of it; a part that fails leaves the others their turn.
+
+        Of what is left to another server nothing is kept, so that it is not taken for done.
+        """
         entry, begin = dict(self.state().get(part, {})), time.monotonic()
         try:
             entry |= {"told": work() or "ok", "good": now().strftime(STAMP), "problem": ""}
+        except LeftToAnotherError as left:
+            entry = {"told": str(left)}
         except BackupError as problem:
             entry["problem"] = str(problem)
         except OSError as error:
@@ -1001,11 +1016,14 @@ class Backup:
             path.unlink()
         entry |= {"tried": now().strftime(STAMP), "seconds": round(time.monotonic() - begin, 1)}
         whole = self.state() | {part: entry}
+        if "problem" not in entry:
+            del whole[part]
         fresh = STATE / "state.new"
         fresh.write_text(json.dumps(whole, indent=1))
         fresh.rename(STATE / "state.json")
-        print(f"{part}: {entry['problem'] or entry['told']} ({entry['seconds']} s)", flush=True)
-        return f"{part}: {entry['problem']}" if entry["problem"] else ""
+        problem = entry.get("problem", "")
+        print(f"{part}: {problem or entry['told']} ({entry['seconds']} s)", flush=True)
+        return f"{part}: {problem}" if problem else ""
 
     def run(self, parts: dict[str, Callable[[], str | None]]) -> None:
         wrong = [said for part, work in parts.items() if (said := self.attempt(part, work))]
@@ -1081,6 +1099,7 @@ def main() -> None:
     actions.add_parser("status", help="what was last good, and how old it is")
     actions.add_parser("watch", help="fail when the last good backup is too old")
     actions.add_parser("prepare", help="have the bucket know this cluster")
+    actions.add_parser("archive", help="see the WAL to this moment arrive in the bucket")
     actions.add_parser("verify", help="fetch every object and compare it with what was stored")
     tell = actions.add_parser("tell", help="hand the last problems to the hook")
     tell.add_argument("run")
