@@ -8,8 +8,10 @@ import difflib
 import os
 import re
 import signal
+import sys
 import zoneinfo
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ CORE_RANGE = ((2, 19), (2, 22))
 GIT_TIMEOUT_SECONDS = 6
 HOST_VALUES = ("address", "ansible_connection", "ansible_host", "ansible_port", "cpus", "memory_mib")
 SUFFIXES = ("", ".yml", ".yaml", ".json")
+# Ansible loads a plugin by its path: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+git_login = import_module("app_source").git_login
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -183,9 +188,10 @@ def git_environment() -> dict[str, str]:
 
 async def git(*words: str) -> tuple[int, str, str]:
     """Run git for a few seconds; None in place of its exit code means that it took longer."""
+    words, login = git_login(words)
     process = await asyncio.create_subprocess_exec(
         *("git", "-c", "safe.directory=*", *words),
-        env=git_environment(),
+        env=git_environment() | login,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -12,21 +12,25 @@ description:
   - C(paused) waits until each server connection is free, and has the clients wait from then on. When a transaction does
     not end in I(timeout), the clients go on, and the task fails.
   - C(resumed) has the clients go on. C(cut) ends every connection first, for a server that answers no more.
+  - C(written) writes through the pool as a client does, into the first of the databases, and changes nothing there.
 options:
   state:
     description: What to do.
     type: str
-    choices: [paused, resumed, cut]
+    choices: [paused, resumed, cut, written]
     required: true
   port:
     description: The pooler's TCP port, by which its local socket is named.
     type: int
     required: true
   databases:
-    description: Databases whose connections are cut.
+    description: Databases whose connections are cut, or that is written to.
     type: list
     elements: str
     default: []
+  password:
+    description: Password of the first database's owner, for C(written).
+    type: str
   timeout:
     description: Seconds to wait for transactions.
     type: int
@@ -62,21 +66,38 @@ class Console:
         )
         return code, (error if code else out).strip()
 
+    def prove(self, database: str, password: str) -> None:
+        """Write as a client does. A commit that waits for a standby is given up."""
+        where = f"host=127.0.0.1 port={self.port} dbname={database} user={database}"
+        command = "--command=SELECT pg_logical_emit_message(true, 'offramp', 'proof')"
+        # In the environment: a password among the arguments could be read by every user.
+        secret = {"PGPASSWORD": password, "PGCONNECT_TIMEOUT": "5"}
+        code, _out, error = self.module.run_command(
+            ["timeout", "8", "psql", "--no-psqlrc", command, where], environ_update=secret, cwd="/"
+        )
+        if code:
+            self.module.fail_json(msg=f"no client can write: {error.strip() or 'no answer within 8 s'}")
+        self.module.exit_json(changed=False)
+
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["paused", "resumed", "cut"], "required": True},
+            "state": {"type": "str", "choices": ["paused", "resumed", "cut", "written"], "required": True},
             "port": {"type": "int", "required": True},
             "databases": {"type": "list", "elements": "str", "default": []},
+            "password": {"type": "str", "no_log": True},
             "timeout": {"type": "int", "default": 8},
         },
+        required_if=[("state", "written", ("password",))],
         supports_check_mode=True,
     )
     console = Console(module)
     wanted = module.params["state"]
     if module.check_mode:
         module.exit_json(changed=True)
+    if wanted == "written":
+        console.prove(module.params["databases"][0], module.params["password"])
     if wanted == "paused":
         code, said = console.tell("PAUSE", module.params["timeout"])
         # A second PAUSE is refused, and the clients wait all the same.

@@ -28,6 +28,8 @@ BOTH_RELEASES = ("site", "postgresql")
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "rebuild")
 DRILLS = ("backup", "deploy", "standby", "rebuild")
+# The long proofs of docs/security.md
+SECURITY = ("canary",)
 
 
 @dataclass
@@ -136,7 +138,7 @@ def molecule(name: str | None, release: str | None) -> list[Result]:
     else:
         wanted = [(long, "trixie") for long in LONG]
         wanted += [(both, "bookworm") for both in BOTH_RELEASES]
-        wanted += [(other, "trixie") for other in names if other not in (*LONG, *WHOLE_DRILLS)]
+        wanted += [(other, "trixie") for other in names if other not in (*LONG, *WHOLE_DRILLS, *SECURITY)]
     print("\n== molecule: logs in .lab/test", flush=True)
     return two_at_a_time(wanted)
 
@@ -176,6 +178,11 @@ def drills() -> list[Result]:
     return two_at_a_time([(name, "trixie", "drills") for name in DRILLS])
 
 
+def security() -> list[Result]:
+    print("\n== security: logs in .lab/test", flush=True)
+    return two_at_a_time([(name, "trixie", "security") for name in SECURITY])
+
+
 def lab() -> Iterator[Result]:
     """Do what a newcomer does, twice, and look at the site in a browser; a lab that was up before stays up."""
     was_up = (ROOT / ".lab" / "ssh" / "lab").exists()
@@ -189,7 +196,8 @@ def lab() -> Iterator[Result]:
 
 def main() -> None:
     parts = {"lint": lint, "unit": unit, "syntax": syntax, "badinput": badinput, "molecule": molecule, "lab": lab}
-    usual, parts["drills"] = list(parts), drills
+    usual = list(parts)
+    parts |= {"drills": drills, "security": security}
     parser = argparse.ArgumentParser(prog="script/test")
     parser.add_argument("part", nargs="?", choices=[*parts, "all"])
     parser.add_argument("scenario", nargs="?", help="of molecule")
