@@ -255,8 +255,8 @@ class Server:
         seconds = self.module.params["timeout"]
         self.tell("failover", "to", self.peer, self.port, "timeout", str(seconds * 1000))
         if not self.wait("is_handed_over"):
-            if self.role == "master":
-                self.cli("failover", "abort")
+            # Refused where nothing is under way any more.
+            self.cli("failover", "abort")
             self.fail(f"the replica did not take over within {seconds} s, so this server is as it was")
         # Until its file says that it follows, it asks when it starts.
         STARTED.unlink(missing_ok=True)

@@ -62,18 +62,29 @@ def main_pid(host):
     return host.check_output("systemctl show --property=MainPID --value redis-server")
 
 
-def test_what_was_acknowledged_survives_a_kill(host, redis, eventually):
+@pytest.mark.parametrize(("appendfsync", "seconds"), [("everysec", 2), ("always", 0)])
+def test_what_was_acknowledged_survives_a_kill(host, redis, eventually, appendfsync, seconds):
+    """All but what redis held back while a sync was under way, which is none where each answer waits for one."""
     subprocess.run(["scp", "-qF", f".lab/ssh/{SCENARIO}", LEDGER, "one:/root/redis_ledger.py"], check=True)
-    host.check_output("systemd-run --quiet --unit=ledger python3 /root/redis_ledger.py /root/ledger.txt %s 6 4", DIRECT)
+    redis("del", "ledger")
+    writer = ["python3", "/root/redis_ledger.py", "/root/ledger.txt", DIRECT, "8", "4"]
+    host.check_output("systemd-run --quiet --unit=ledger " + " ".join(writer))
+    killed = []
     for _ in range(3):
-        time.sleep(1.3)
+        redis("config", "set", "appendfsync", appendfsync)
+        time.sleep(1.2)
         before = main_pid(host)
         host.check_output("kill -9 %s", before)
-        eventually(lambda before=before: main_pid(host) not in ("0", before))
+        killed.append(time.time())
+        eventually(lambda before=before: main_pid(host) not in ("0", before) and redis("ping") == ["PONG"])
     eventually(lambda: host.run("systemctl is-active ledger").rc != 0)
-    acknowledged = {line.split()[0] for line in host.file("/root/ledger.txt").content_string.splitlines()} - {"error"}
+    lines = [line.split() for line in host.file("/root/ledger.txt").content_string.splitlines()]
+    acknowledged = {line[0]: float(line[1]) for line in lines if line[0] != "error"}
     assert len(acknowledged) > 500
-    assert acknowledged - set(redis("smembers", "ledger")) == set()
+    assert max(acknowledged.values()) > killed[-1], "nobody could write again"
+    present = set(redis("smembers", "ledger"))
+    lost = {name: at for name, at in acknowledged.items() if name not in present}
+    assert [at for at in lost.values() if not any(kill - seconds < at <= kill for kill in killed)] == []
 
 
 def test_an_append_only_file_whose_end_is_cut_is_used_and_it_is_said_how_much_was_dropped(host, redis):
