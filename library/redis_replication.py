@@ -217,6 +217,11 @@ class Server:
             return True
         if not self.role:
             return False
+        if self.replica():
+            self.fail(
+                f"the server at {self.peer} follows this one still, and PostgreSQL's primary is there. Run  "
+                "ansible-playbook playbooks/switchover.yml  once more, with the same promote"
+            )
         if not self.module.check_mode:
             self.tell("replicaof", self.peer, self.port)
         return True
