@@ -215,6 +215,7 @@ SITE_PORTS = {
     5432: "PostgreSQL",
     6379: "redis",
     6432: "pgbouncer",
+    7379: "haproxy",
     11211: "memcached",
 }
 PROVIDED = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}

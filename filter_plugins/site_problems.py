@@ -129,6 +129,7 @@ SYSTEM_USERS = frozenset(
         "redis",
         "memcache",
         "memcached",
+        "haproxy",
         "pgbouncer",
         "nginx",
         "supervisor",

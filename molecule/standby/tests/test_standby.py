@@ -80,14 +80,53 @@ def primary(eventually):
     eventually(present_primary, seconds=40)
     eventually(lambda: on(other(present_primary()), "systemctl", "is-active", "ssh", check=False).returncode == 0)
     host = present_primary()
-    if not follows(host):
+    if not follows(host) or not redis_follows(host):
         played("rejoin")
-        eventually(lambda: follows(host))
+        eventually(lambda: follows(host) and redis_follows(host))
     return host
 
 
 def follows(primary):
     return sql(primary, STREAMING) == "1"
+
+
+def redis(host, *words):
+    """What redis on a server answers, empty where it is not there."""
+    command = ["env", "REDISCLI_AUTH=redis-password-for-tests", "redis-cli", "--no-auth-warning", *words]
+    return on(host, *command, check=False).stdout.split()
+
+
+def redis_role(host):
+    return {"master": "primary", "slave": "replica"}.get("".join(redis(host, "role")[:1]))
+
+
+def redis_follows(primary):
+    return redis_role(primary) == "primary" and "master_link_status:up" in redis(other(primary), "info", "replication")
+
+
+class RedisLedger:
+    """Writers of redis on the web host, through its haproxy, and what was acknowledged to them."""
+
+    def __init__(self, primary):
+        script = HERE.parent / "shared/files/redis_ledger.py"
+        subprocess.run(["podman", "cp", str(script), "offramp-standby-web1:/root/"], check=True)
+        redis(primary, "del", "ledger")
+
+    def run(self, seconds):
+        words = ["python3", "/root/redis_ledger.py", "/root/redis.txt", "7379", str(seconds), "4"]
+        self.writers = subprocess.Popen(["podman", "exec", "offramp-standby-web1", *words])
+
+    def ended(self):
+        self.writers.wait()
+        lines = on("web1", "cat", "/root/redis.txt").splitlines()
+        self.errors = [line for line in lines if line.startswith("error")]
+        self.acknowledged = {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("error")}
+        assert len(self.acknowledged) > 100
+        return self
+
+    def lost(self, primary):
+        present = set(redis(primary, "smembers", "ledger"))
+        return {name: at for name, at in self.acknowledged.items() if name not in present}
 
 
 class Ledger:
@@ -170,6 +209,8 @@ def test_a_switchover_loses_nothing_and_no_client_sees_an_error(primary, eventua
     command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1", "pgbench", "--client=8", "--time=40"]
     clients = subprocess.Popen([*command, *bench], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger.run(40)
+    queue = RedisLedger(primary)
+    queue.run(40)
     played("switchover", "-e", f"promote={other(primary)}")
     output, errors = clients.communicate()
     assert clients.returncode == 0, errors
@@ -177,6 +218,12 @@ def test_a_switchover_loses_nothing_and_no_client_sees_an_error(primary, eventua
     assert ledger.ended().errors == []
     assert ledger.lost(other(primary)) == {}
     assert recovering(primary)
+    # Each of the four has its connection ended once, and goes on.
+    assert len(queue.ended().errors) <= 4, queue.errors
+    assert not [error for error in queue.errors if "READONLY" in error]
+    assert queue.lost(other(primary)) == {}
+    assert max(queue.acknowledged.values()) > time.time() - 10
+    assert redis_follows(other(primary))
     eventually(lambda: follows(other(primary)))
 
 
@@ -192,6 +239,49 @@ def test_a_run_after_a_change_of_primary_changes_nothing(primary):
 @pytest.mark.usefixtures("primary")
 def test_a_restore_finds_out_which_server_is_primary():
     assert changed(played("restore", "--check", "-e", "overwrite=yes backup_s3_bucket=shop")) == 0
+
+
+def test_redis_is_replicated_and_a_replica_takes_no_write(primary):
+    assert redis_follows(primary)
+    assert "READONLY" in redis(other(primary), "set", "no", "1")
+
+
+def test_where_redis_cannot_follow_nothing_is_changed(primary, eventually):
+    """Refused before PostgreSQL's primary changes."""
+    on(other(primary), "systemctl", "stop", "redis-server")
+    try:
+        done = play("switchover", "-e", f"promote={other(primary)}")
+        assert done.returncode != 0
+        assert "does not follow this one" in done.text
+        assert changed(done) == 0
+        assert present_primary() == primary
+    finally:
+        on(other(primary), "systemctl", "start", "redis-server")
+    eventually(lambda: redis_follows(primary))
+
+
+def test_a_switchover_whose_redis_is_frozen_halfway_is_finished_by_the_same_command(primary, eventually):
+    """PostgreSQL has changed as a whole by then; redis stays where it was, and its clients go on."""
+    successor = other(primary)
+    promoted = "psql -U postgres -XAtc 'SELECT pg_is_in_recovery()' | grep -q f"
+    pause = f"until {promoted}; do sleep 0.1; done; kill -STOP $(pidof redis-server)"
+    freezer = subprocess.Popen(["podman", "exec", f"offramp-standby-{successor}", "sh", "-c", pause])
+    done = play("switchover", "-e", f"promote={successor}")
+    freezer.wait()
+    on(successor, "sh", "-c", "kill -CONT $(pidof redis-server)")
+    assert done.returncode != 0
+    assert f"PostgreSQL's primary is {successor}; redis's is {primary}, and its clients go on" in done.text
+    assert redis_role(primary) == "primary"
+    queue = RedisLedger(primary)
+    queue.run(3)
+    assert queue.ended().errors == []
+    done = play("services", tags=True)
+    assert done.returncode != 0
+    assert "playbooks/switchover.yml" in done.text
+    eventually(lambda: redis_follows(primary), seconds=40)
+    played("switchover", "-e", f"promote={successor}")
+    assert redis_follows(successor)
+    assert queue.lost(successor) == {}
 
 
 def test_a_switchover_to_the_primary_changes_nothing(primary):
@@ -248,6 +338,8 @@ def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventuall
     played("services", tags=True)
     ledger = Ledger()
     ledger.run(45)
+    queue = RedisLedger(primary)
+    queue.run(45)
     time.sleep(3)
     kill(primary)
     killed = time.time()
@@ -263,23 +355,33 @@ def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventuall
     print(f"{len(ledger.acknowledged)} acknowledged, {len(lost)} lost, {said} s said")
     assert all(at > promoted - said - 20 for at in lost.values())
     assert any(at > killed for at in ledger.acknowledged.values()), "nobody could write again"
+    said = int(re.search(r"took in the last (\d+) s may be lost: no write", done.text)[1])
+    lost = queue.ended().lost(successor)
+    print(f"redis: {len(queue.acknowledged)} acknowledged, {len(lost)} lost, {said} s said")
+    assert all(at > promoted - said - 20 for at in lost.values())
+    assert max(queue.acknowledged.values()) > promoted, "no client of redis could write again"
 
     # It starts by itself, and asks.
     podman("start", f"offramp-standby-{primary}")
     eventually(lambda: "does not start" in on(primary, "journalctl", "--no-pager", "--lines=200"), seconds=40)
     assert recovering(primary) is None
+    eventually(lambda: "so this one does not start" in on(primary, "journalctl", "--no-pager", "--unit=redis-server"))
+    assert redis_role(primary) is None
     done = play("services", tags=True)
     assert done.returncode != 0
     assert "playbooks/rejoin.yml" in done.text
     assert changed(done) == 0
 
     done = played("rejoin")
+    eventually(lambda: redis_follows(successor))
+    assert re.search(r"/var/lib/redis/kept-", done.text)
+    assert on(primary, "sh", "-c", "ls /var/lib/redis/kept-*/appendonlydir")
     eventually(lambda: follows(successor))
     assert re.search(r"/var/lib/postgresql/\d+/kept-", done.text)
     assert on(primary, "sh", "-c", "ls /var/lib/postgresql/*/kept-*/pg_wal")
     assert changed(played("services", tags=True)) == 0
     podman("restart", "--time=0", f"offramp-standby-{primary}")
-    eventually(lambda: recovering(primary) is True, seconds=40)
+    eventually(lambda: recovering(primary) is True and redis_follows(successor), seconds=40)
 
 
 @pytest.mark.drill
