@@ -72,7 +72,8 @@ def words(span: timedelta) -> str:
 
 def call(*command: str | Path, failed: str, accepted: tuple[int, ...] = (0,), **options: Any) -> str:
     """Run a command and return what it says; what it complains of is the problem."""
-    done = subprocess.run(command, capture_output=True, text=True, **options)
+    # What tells of damage may quote it.
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
     if done.returncode not in accepted:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         # Some programs put pages of advice after the one line that says what is wrong.
