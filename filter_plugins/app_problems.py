@@ -67,12 +67,13 @@ KEYS = {
     "python": 'python: "3.13"',
     "port": "port: 8000",
     "health_path": "health_path: /health",
+    "backup_check": "backup_check: SELECT count(*) > 0 FROM users",
     "static_url": "static_url: /static/",
     "static_path": "static_path: staticfiles",
     "process_mib": "process_mib: 96",
 }
 REQUIRED = ("name", "source")
-TEXT = ("name", "source", "version", "python", "health_path", "static_url", "static_path")
+TEXT = ("name", "source", "version", "python", "health_path", "backup_check", "static_url", "static_path")
 SERVICES = ("postgresql", "redis", "memcached")
 # What people coming from other tools write.
 SYNONYMS = {

@@ -21,7 +21,7 @@ options:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
         C(processes), C(stop_seconds), C(single), C(schedule), C(writable), C(config), C(services), C(python), C(port),
-        C(health_path), C(static_url), C(static_path) and C(process_mib).
+        C(health_path), C(backup_check), C(static_url), C(static_path) and C(process_mib).
     type: list
     elements: dict
     required: true
@@ -78,6 +78,8 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "python": {"kind": "string", "default": ""},
     "port": {"kind": "number"},
     "health_path": {"kind": "string", "default": "/"},
+    # A query that says true of a restored database which is whole
+    "backup_check": {"kind": "string", "default": ""},
     "static_url": {"kind": "string", "default": "/static/"},
     "static_path": {"kind": "string", "default": "staticfiles"},
     # Size of one process in MiB, where the usual one of the memory budget is wrong

@@ -32,6 +32,7 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "python": "",
             "port": 8000,
             "health_path": "/",
+            "backup_check": "",
             "static_url": "/static/",
             "static_path": "staticfiles",
             "process_mib": None,
