@@ -1,6 +1,6 @@
 """Two database servers: what is acknowledged stays, whoever is primary, and there is never a second one.
 
-Commits are counted in a ledger on the web host, outside of the database: see files/ledger.py.
+Commits are counted in a ledger on the web host, outside of the database: see shared/tests/ledger.py.
 """
 
 import os
@@ -10,22 +10,13 @@ import subprocess
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+import shared.tests.ledger
+from shared.tests.ledger import CLIENT, ENVIRONMENT, podman
 
-HERE = Path(__file__).resolve().parent.parent
 SERVERS = {"db1": "10.90.55.21", "db2": "10.90.55.22"}
-CLIENT = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
-ENVIRONMENT = "PGPASSWORD=probe-password-for-tests"
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-
-
-def podman(*words):
-    environment = {**os.environ}
-    if Path(".lab/containers.conf").exists():
-        environment["CONTAINERS_CONF"] = str(Path(".lab/containers.conf").absolute())
-    return subprocess.run(["podman", *words], capture_output=True, text=True, env=environment)
 
 
 def on(host, *words, check=True):
@@ -90,32 +81,9 @@ def follows(primary):
     return sql(primary, STREAMING) == "1"
 
 
-class Ledger:
-    """Writers on the web host, and what was acknowledged to them."""
-
+class Ledger(shared.tests.ledger.Ledger):
     def __init__(self):
-        subprocess.run(["podman", "cp", str(HERE / "files/ledger.py"), "offramp-standby-web1:/root/"], check=True)
-        self.write("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (name text PRIMARY KEY)")
-
-    def write(self, statement):
-        return on("web1", "psql", "-XAtc", statement, CLIENT)
-
-    def run(self, seconds):
-        command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1"]
-        self.writers = subprocess.Popen([*command, "python3", "/root/ledger.py", "/root/ledger.txt", str(seconds), "4"])
-        time.sleep(2)
-
-    def ended(self):
-        self.writers.wait()
-        lines = on("web1", "cat", "/root/ledger.txt").splitlines()
-        self.errors = [line for line in lines if line.startswith("error")]
-        self.acknowledged = {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("error")}
-        assert len(self.acknowledged) > 100
-        return self
-
-    def lost(self, primary):
-        present = set(sql(primary, "SELECT name FROM ledger").split())
-        return {name: at for name, at in self.acknowledged.items() if name not in present}
+        super().__init__("standby")
 
 
 def kill(host):

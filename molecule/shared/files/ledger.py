@@ -1,8 +1,8 @@
 """Insert numbers through the pooler, one after the other, and write down on this host which were acknowledged.
 
 It runs on a web host with what is there: python3 and psql. Each writer has one session at a time. A line of the ledger
-is "<writer>-<number> <seconds>", written only after the commit has returned; a line that begins with "error" is what a
-client saw instead.
+is "<writer>-<number> <seconds waited> <time>", written only after the commit has returned; a line that begins with
+"error" is what a client saw instead. Of a new session, the login counts as waiting.
 """
 
 import os
@@ -47,13 +47,14 @@ class Writer(threading.Thread):
         number, session = 0, self.session()
         while time.time() < self.until:
             number += 1
-            name = f"{self.writer}-{number}"
+            name, asked = f"{self.writer}-{number}", time.monotonic()
             answer = self.say(session, f"\\set name {name}\n{INSERT}")
+            waited = f"{time.monotonic() - asked:.3f}"
             if answer == name:
-                self.note(name)
+                self.note(f"{name} {waited}")
                 time.sleep(0.005)
                 continue
-            self.note(f"error {name} {answer!r}")
+            self.note(f"error {name} {answer!r} {waited}")
             session.kill()
             session.wait()
             time.sleep(0.2)
