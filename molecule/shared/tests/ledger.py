@@ -23,7 +23,7 @@ class Ledger:
     """A table that is made anew, writers of it through the pooler, and each commit that was acknowledged to one."""
 
     def __init__(self, scenario):
-        self.web, self.scenario = f"offramp-{scenario}-web1", scenario
+        self.web, self.scenario, self.writers = f"offramp-{scenario}-web1", scenario, None
         podman("cp", str(Path(__file__).parents[1] / "files/ledger.py"), f"{self.web}:/root/")
         self.write("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (name text PRIMARY KEY)")
 
@@ -38,12 +38,20 @@ class Ledger:
         self.writers = subprocess.Popen([*command, *words], env=environment())
         time.sleep(2)
 
+    def stopped(self):
+        """Leave no writer behind, for a test that may have failed."""
+        if self.writers:
+            self.writers.wait()
+
     def ended(self):
-        self.writers.wait()
+        self.stopped()
         lines = podman("exec", self.web, "cat", "/root/ledger.txt").stdout.splitlines()
         self.errors = [line for line in lines if line.startswith("error")]
         self.acknowledged = {line.split()[0]: float(line.split()[-1]) for line in lines if not line.startswith("error")}
         self.waits = [float(line.split()[-2]) for line in lines]
+        self.refusals = [float(line.split()[-2]) for line in self.errors]
+        # For whoever reads why a test failed.
+        print(*sorted(self.errors, key=lambda line: -float(line.split()[-2]))[:8], sep="\n")
         assert len(self.acknowledged) > 100
         return self
 
