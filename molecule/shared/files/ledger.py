@@ -16,6 +16,8 @@ from pathlib import Path
 DATABASE = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
 INSERT = "INSERT INTO ledger VALUES (:'name') RETURNING name;\n"
 ANSWER_SECONDS = 40
+# Made by whoever has seen enough.
+STOP = Path("/root/ledger.stop")
 # Not Debian's wrapper, whose start would take more of the host than all else here.
 PSQL = max(Path("/usr/lib/postgresql").glob("*/bin/psql"))
 
@@ -47,7 +49,7 @@ class Writer(threading.Thread):
 
     def run(self):
         number, session = 0, self.session()
-        while time.time() < self.until:
+        while time.time() < self.until and not STOP.exists():
             number += 1
             name, asked = f"{self.writer}-{number}", time.monotonic()
             answer = self.say(session, f"\\set name {name}\n{INSERT}")
@@ -77,6 +79,7 @@ class Writer(threading.Thread):
 
 def main():
     path, seconds, writers = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+    STOP.unlink(missing_ok=True)
     with Path(path).open("w") as ledger:
         threads = [Writer(f"{os.getpid()}-{index}", ledger, time.time() + seconds) for index in range(writers)]
         for thread in threads:

@@ -32,19 +32,19 @@ class Ledger:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def run(self, seconds, writers=4):
+    def run(self, seconds=120, writers=4):
         command = ["podman", "exec", "--env", ENVIRONMENT, self.web]
         words = ["python3", "/root/ledger.py", "/root/ledger.txt", str(seconds), str(writers)]
         self.writers = subprocess.Popen([*command, *words], env=environment())
         time.sleep(2)
 
-    def stopped(self):
-        """Leave no writer behind, for a test that may have failed."""
+    def stop(self):
         if self.writers:
+            podman("exec", self.web, "touch", "/root/ledger.stop")
             self.writers.wait()
 
     def ended(self):
-        self.stopped()
+        self.writers.wait()
         lines = podman("exec", self.web, "cat", "/root/ledger.txt").stdout.splitlines()
         self.errors = [line for line in lines if line.startswith("error")]
         self.acknowledged = {line.split()[0]: float(line.split()[-1]) for line in lines if not line.startswith("error")}
@@ -54,6 +54,10 @@ class Ledger:
         print(*sorted(self.errors, key=lambda line: -float(line.split()[-2]))[:8], sep="\n")
         assert len(self.acknowledged) > 100
         return self
+
+    def enough(self):
+        self.stop()
+        return self.ended()
 
     def lost(self, primary):
         query = ["psql", "-U", "postgres", "-XAtc", "SELECT name FROM ledger", "probe"]
