@@ -23,7 +23,7 @@ from bench.servers import LOGS, ROOT, WORK, Lab, run, say, servers_down, ssh
 
 LAB = Lab("bench-recovery", "bench/inventory/recovery", ["web1", "db1", "db2"])
 STORE = "bench/inventory/recovery-store"
-LEDGER = ROOT / "molecule/standby/files/ledger.py"
+LEDGER = ROOT / "molecule/shared/files/ledger.py"
 # pgbench's scale, by the size that its tables come to.
 SCALES = {"0.25 GB": 17, "1 GB": 68}
 WRITE_TARGET_SECONDS = 15

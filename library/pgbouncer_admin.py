@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
@@ -11,8 +13,9 @@ short_description: Holds, lets go or cuts off the clients of a pgbouncer
 description:
   - C(paused) waits until each server connection is free, and has the clients wait from then on. When a transaction does
     not end in I(timeout), the clients go on, and the task fails.
-  - C(resumed) has the clients go on. C(cut) ends every connection first, for a server that answers no more.
-  - C(written) writes through the pool as a client does, into the first of the databases, and changes nothing there.
+  - C(resumed) has the clients go on. C(cut) ends every connection, for a server that answers no more. It restarts the
+    pooler, for its own C(KILL) can crash it (pgbouncer/pgbouncer#1401).
+  - C(written) proves that a client can write, by a message in the WAL that changes nothing.
 options:
   state:
     description: What to do.
@@ -23,18 +26,16 @@ options:
     description: The pooler's TCP port, by which its local socket is named.
     type: int
     required: true
-  databases:
-    description: Databases whose connections are cut, or that is written to.
-    type: list
-    elements: str
-    default: []
-  password:
-    description: Password of the first database's owner, for C(written).
-    type: str
   timeout:
     description: Seconds to wait for transactions.
     type: int
     default: 8
+  database:
+    description: Database that is written to, by its owner.
+    type: str
+  password:
+    description: The owner's password.
+    type: str
 author: [Offramp]
 """
 
@@ -46,6 +47,9 @@ EXAMPLES = r"""
 """
 
 RETURN = "# Nothing of its own"
+
+# While it is there, the watch over the primary takes its silence for meant.
+HELD = Path("/run/offramp/pgbouncer-held")
 
 
 class Console:
@@ -85,11 +89,11 @@ def main() -> None:
         argument_spec={
             "state": {"type": "str", "choices": ["paused", "resumed", "cut", "written"], "required": True},
             "port": {"type": "int", "required": True},
-            "databases": {"type": "list", "elements": "str", "default": []},
-            "password": {"type": "str", "no_log": True},
             "timeout": {"type": "int", "default": 8},
+            "database": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
         },
-        required_if=[("state", "written", ("password",))],
+        required_if=[("state", "written", ("database", "password"))],
         supports_check_mode=True,
     )
     console = Console(module)
@@ -97,30 +101,28 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     if wanted == "written":
-        console.prove(module.params["databases"][0], module.params["password"])
+        console.prove(module.params["database"], module.params["password"])
     if wanted == "paused":
+        HELD.touch()
         code, said = console.tell("PAUSE", module.params["timeout"])
         # A second PAUSE is refused, and the clients wait all the same.
         if code and "already" not in said:
             console.tell("RESUME")
+            HELD.unlink()
             reason = said or f"a transaction runs for more than {module.params['timeout']} s"
             module.fail_json(msg=f"the clients cannot be held: {reason}. They go on")
         module.exit_json(changed=code == 0)
     if wanted == "cut":
-        # What is held already cannot be killed.
-        console.tell("RESUME")
-        for database in module.params["databases"]:
-            for command in ("KILL", "RESUME"):
-                code, said = console.tell(f'{command} "{database}"')
-                if code:
-                    module.fail_json(msg=f"{command} {database}: {said}")
-        module.exit_json(changed=bool(module.params["databases"]))
+        module.run_command(["systemctl", "kill", "--signal=KILL", "pgbouncer.service"])
+        module.run_command(["systemctl", "restart", "pgbouncer.service"], check_rc=True)
+        module.exit_json(changed=True)
     # The files that it has, and not those of a reload that is still under way.
     console.tell("RELOAD")
     code, said = console.tell("RESUME")
     # It says so where nobody was held.
     if code and "not paused" not in said:
         module.fail_json(msg=f"the clients may still be held: {said}. Run  RESUME  in pgbouncer's console")
+    HELD.unlink(missing_ok=True)
     module.exit_json(changed=code == 0)
 
 

@@ -21,13 +21,13 @@ NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 # What pytest and ansible-playbook say of one failure.
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # Scenarios that are started first, so that no long one is left for the end.
-LONG = ("deploy", "site", "standby", "app", "import")
+LONG = ("deploy", "site", "standby", "app", "import", "faults")
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "rebuild")
-DRILLS = ("backup", "deploy", "standby", "rebuild")
+DRILLS = ("backup", "deploy", "standby", "rebuild", "faults")
 # The long proofs of docs/security.md
 SECURITY = ("canary",)
 

@@ -1,6 +1,6 @@
 """Two database servers: what is acknowledged stays, whoever is primary, and there is never a second one.
 
-Commits are counted in a ledger on the web host, outside of the database: see files/ledger.py.
+Commits are counted in a ledger on the web host, outside of the database: see shared/tests/ledger.py.
 """
 
 import os
@@ -10,22 +10,14 @@ import subprocess
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import contextmanager
 
 import pytest
+import shared.tests.ledger
+from shared.tests.ledger import CLIENT, ENVIRONMENT, podman
 
-HERE = Path(__file__).resolve().parent.parent
 SERVERS = {"db1": "10.90.55.21", "db2": "10.90.55.22"}
-CLIENT = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
-ENVIRONMENT = "PGPASSWORD=probe-password-for-tests"
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-
-
-def podman(*words):
-    environment = {**os.environ}
-    if Path(".lab/containers.conf").exists():
-        environment["CONTAINERS_CONF"] = str(Path(".lab/containers.conf").absolute())
-    return subprocess.run(["podman", *words], capture_output=True, text=True, env=environment)
 
 
 def on(host, *words, check=True):
@@ -129,32 +121,9 @@ class RedisLedger:
         return {name: at for name, at in self.acknowledged.items() if name not in present}
 
 
-class Ledger:
-    """Writers on the web host, and what was acknowledged to them."""
-
+class Ledger(shared.tests.ledger.Ledger):
     def __init__(self):
-        subprocess.run(["podman", "cp", str(HERE / "files/ledger.py"), "offramp-standby-web1:/root/"], check=True)
-        self.write("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (name text PRIMARY KEY)")
-
-    def write(self, statement):
-        return on("web1", "psql", "-XAtc", statement, CLIENT)
-
-    def run(self, seconds):
-        command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1"]
-        self.writers = subprocess.Popen([*command, "python3", "/root/ledger.py", "/root/ledger.txt", str(seconds), "4"])
-        time.sleep(2)
-
-    def ended(self):
-        self.writers.wait()
-        lines = on("web1", "cat", "/root/ledger.txt").splitlines()
-        self.errors = [line for line in lines if line.startswith("error")]
-        self.acknowledged = {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("error")}
-        assert len(self.acknowledged) > 100
-        return self
-
-    def lost(self, primary):
-        present = set(sql(primary, "SELECT name FROM ledger").split())
-        return {name: at for name, at in self.acknowledged.items() if name not in present}
+        super().__init__("standby")
 
 
 def kill(host):
@@ -551,3 +520,86 @@ def test_both_come_back_by_themselves_after_a_power_cut(primary, eventually):
         time.sleep(3)
     eventually(lambda: recovering(primary) is False and follows(primary), seconds=60)
     eventually(lambda: on("web1", "psql", "-XAtc", "SELECT 7", CLIENT, check=False).stdout.strip() == "7", seconds=30)
+
+
+@contextmanager
+def settings(host, **wanted):
+    """Settings of a server for the time of a test."""
+    for name, value in wanted.items():
+        sql(host, f"ALTER SYSTEM SET {name} = '{value}'")
+    sql(host, "SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        for name in wanted:
+            sql(host, f"ALTER SYSTEM RESET {name}")
+        sql(host, "SELECT pg_reload_conf()")
+
+
+@pytest.mark.drill
+def test_d7_the_wal_of_a_standby_that_is_away_for_too_long_does_not_fill_the_primarys_disk(primary, eventually):
+    """An hour of WAL, simulated by its volume: the limit is a fifth of the disk, and 64 MB here."""
+    assert sql(primary, "SHOW max_slot_wal_keep_size") != "-1"
+    kill(other(primary))
+    with settings(primary, max_slot_wal_keep_size="64MB", max_wal_size="64MB", min_wal_size="32MB"):
+        ledger = Ledger()
+        ledger.run(10)
+        since = time.time()
+        for _ in range(20):
+            sql(primary, "SELECT pg_logical_emit_message(false, '', repeat('x', 16000000)); SELECT pg_switch_wal()")
+        sql(primary, "CHECKPOINT")
+        eventually(lambda: sql(primary, "SELECT wal_status FROM pg_replication_slots") == "lost")
+        assert int(sql(primary, "SELECT sum(size) FROM pg_ls_waldir()")) < 256 * 1024 * 1024
+        ledger.ended()
+        assert ledger.errors == []
+        assert ledger.gap(since) <= 2
+    podman("start", f"offramp-standby-{other(primary)}")
+    eventually(lambda: on(other(primary), "systemctl", "is-active", "ssh", check=False).returncode == 0)
+    played("rejoin")
+    eventually(lambda: follows(primary))
+    assert ledger.lost(other(primary)) == {}
+
+
+@pytest.mark.drill
+def test_d8_writes_do_not_wait_for_a_standby_that_replays_nothing(primary):
+    ledger = Ledger()
+    ledger.run(8)
+    since = time.time()
+    sql(other(primary), "SELECT pg_wal_replay_pause()")
+    try:
+        ledger.ended()
+    finally:
+        sql(other(primary), "SELECT pg_wal_replay_resume()")
+    assert ledger.errors == []
+    assert ledger.gap(since) <= 2
+
+
+@pytest.mark.drill
+def test_d8_writes_do_not_wait_for_a_standby_whose_disk_is_full(primary, eventually):
+    """Its WAL is on a tmpfs, which is filled: never the machine's disk. It follows again when there is room."""
+    standby = other(primary)
+    place = f"{sql(standby, 'SHOW data_directory')}/pg_wal"
+    unit = on(standby, "sh", "-c", "systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
+    on(standby, "sh", "-c", "mkdir -p /small && mount -t tmpfs -o size=400m tmpfs /small")
+    assert on(standby, "stat", "--file-system", "--format=%T", "/small") == "tmpfs"
+    move = f"cp -a {place} /small/moved && mv {place} {place}.kept && ln -s /small/moved {place}"
+    back = f"rm {place}; cp -a /small/moved {place}; rm -r {place}.kept; umount /small"
+    on(standby, "sh", "-c", f"systemctl stop {unit}; {move}; systemctl start {unit}")
+    try:
+        eventually(lambda: follows(primary))
+        ledger = Ledger()
+        ledger.run(12)
+        since = time.time()
+        on(standby, "sh", "-c", "fallocate --length=$(df --output=avail --block-size=1 /small | tail -n 1) /small/full")
+        for _ in range(6):
+            sql(primary, "SELECT pg_logical_emit_message(false, '', repeat('x', 16000000)); SELECT pg_switch_wal()")
+        eventually(lambda: not follows(primary))
+        ledger.ended()
+        assert ledger.errors == []
+        assert ledger.gap(since) <= 2
+        on(standby, "rm", "/small/full")
+        eventually(lambda: follows(primary), seconds=60)
+    finally:
+        on(standby, "sh", "-c", f"rm -f /small/full; systemctl stop {unit}; {back}; systemctl start {unit}")
+    eventually(lambda: follows(primary), seconds=30)
+    assert ledger.lost(standby) == {}
