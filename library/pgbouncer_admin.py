@@ -9,10 +9,10 @@ DOCUMENTATION = r"""
 module: pgbouncer_admin
 short_description: Holds, lets go or cuts off the clients of a pgbouncer
 description:
+  - C(written) proves that a client can write, by a message in the WAL that changes nothing.
   - C(paused) waits until each server connection is free, and has the clients wait from then on. When a transaction does
     not end in I(timeout), the clients go on, and the task fails.
   - C(resumed) has the clients go on. C(cut) ends every connection first, for a server that answers no more.
-  - C(written) writes through the pool as a client does, into the first of the databases, and changes nothing there.
 options:
   state:
     description: What to do.
@@ -24,17 +24,20 @@ options:
     type: int
     required: true
   databases:
-    description: Databases whose connections are cut, or that is written to.
+    description: Databases whose connections are cut.
     type: list
     elements: str
     default: []
-  password:
-    description: Password of the first database's owner, for C(written).
-    type: str
   timeout:
     description: Seconds to wait for transactions.
     type: int
     default: 8
+  database:
+    description: Database that is written to, by its owner.
+    type: str
+  password:
+    description: The owner's password.
+    type: str
 author: [Offramp]
 """
 
@@ -86,10 +89,11 @@ def main() -> None:
             "state": {"type": "str", "choices": ["paused", "resumed", "cut", "written"], "required": True},
             "port": {"type": "int", "required": True},
             "databases": {"type": "list", "elements": "str", "default": []},
-            "password": {"type": "str", "no_log": True},
             "timeout": {"type": "int", "default": 8},
+            "database": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
         },
-        required_if=[("state", "written", ("password",))],
+        required_if=[("state", "written", ("database", "password"))],
         supports_check_mode=True,
     )
     console = Console(module)
@@ -97,7 +101,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     if wanted == "written":
-        console.prove(module.params["databases"][0], module.params["password"])
+        console.prove(module.params["database"], module.params["password"])
     if wanted == "paused":
         code, said = console.tell("PAUSE", module.params["timeout"])
         # A second PAUSE is refused, and the clients wait all the same.
