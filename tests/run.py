@@ -24,12 +24,12 @@ FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 LONG = ("deploy", "site", "standby", "app", "import", "faults")
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
+# Scenarios of the part security, the long proofs of docs/security.md.
+SECURITY = ("canary",)
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "rebuild")
 DRILLS = ("backup", "deploy", "standby", "rebuild", "faults")
-# The long proofs of docs/security.md
-SECURITY = ("canary",)
 
 
 @dataclass

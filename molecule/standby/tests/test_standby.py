@@ -11,6 +11,7 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import shared.tests.ledger
@@ -100,7 +101,7 @@ class RedisLedger:
     """Writers of redis on the web host, through its haproxy, and what was acknowledged to them."""
 
     def __init__(self, primary):
-        script = HERE.parent / "shared/files/redis_ledger.py"
+        script = Path(__file__).resolve().parents[2] / "shared/files/redis_ledger.py"
         subprocess.run(["podman", "cp", str(script), "offramp-standby-web1:/root/"], check=True)
         redis(primary, "del", "ledger")
 
