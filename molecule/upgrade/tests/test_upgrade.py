@@ -203,7 +203,7 @@ def test_a_run_that_was_killed_with_the_server_stopped_is_mended_by_the_next(con
     with (ROOT / ".lab/upgrade.log").open("w") as log:
         run = subprocess.Popen(command(UPGRADE), stdout=log, stderr=log, env=environment(False))
         eventually(lambda: client("SELECT 7", check=False).returncode == 0, seconds=120)
-        podman("cp", str(ROOT / "molecule/standby/files/ledger.py"), "offramp-upgrade-web1:/root/")
+        podman("cp", str(ROOT / "molecule/shared/files/ledger.py"), "offramp-upgrade-web1:/root/")
         ledger = ["podman", "exec", "--env", ENVIRONMENT, "offramp-upgrade-web1", "python3", "/root/ledger.py"]
         writers = subprocess.Popen([*ledger, "/root/ledger.txt", "600", "3"])
         assert run.wait() == 0, (ROOT / ".lab/upgrade.log").read_text()[-4000:]
