@@ -63,7 +63,7 @@ role:
   returned: always
   type: str
 behind_seconds:
-  description: How long before this a replica heard of its primary last.
+  description: How long before a change, at most, a replica heard of its primary last.
   returned: always
   type: int
 kept:
@@ -81,6 +81,8 @@ REPLICATION = Path("/etc/redis/replication.conf")
 STARTED = Path("/run/offramp/redis-started")
 UNIT = "redis-server.service"
 NEAR_BYTES = 1024 * 1024
+# Of redis.conf: repl-timeout.
+SILENCE_SECONDS = 15
 # It is told of its primary each second.
 SILENT_SECONDS = 5
 
@@ -147,11 +149,13 @@ class Server:
 
     @property
     def behind_seconds(self) -> int:
-        """Return how long ago a replica heard of its primary."""
-        since = [
-            int(self.info.get(name, -1)) for name in ("master_last_io_seconds_ago", "master_link_down_since_seconds")
-        ]
-        return max(*since, 0)
+        """Return how long ago, at most, a replica heard of its primary."""
+        if self.role != "slave":
+            return 0
+        if self.follows:
+            return int(self.info["master_last_io_seconds_ago"])
+        # A link ends so long after the last word of a primary that is cut off.
+        return int(self.info.get("master_link_down_since_seconds", 0)) + SILENCE_SECONDS
 
     @property
     def is_deserted(self) -> bool:
@@ -311,9 +315,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     server = Server(module)
-    before = server.behind_seconds
     changed = states[module.params["state"]](server)
-    module.exit_json(changed=changed, role=server.role, behind_seconds=before, kept=str(server.kept or ""))
+    kept = str(server.kept or "")
+    module.exit_json(changed=changed, role=server.role, behind_seconds=server.behind_seconds, kept=kept)
 
 
 if __name__ == "__main__":
