@@ -317,11 +317,11 @@ def test_d15_a_query_that_takes_all_memory_ends_and_the_server_does_not(ledger):
     hog = "SELECT array_length(array_agg(repeat(md5(g::text), 1000)), 1) FROM generate_series(1, 200000) g"
     assert asks(hog, check=False).returncode != 0
     killed = time.time()
-    # podman's mark, in the directory where the containers were started.
-    Path("oom").unlink(missing_ok=True)
     reached = on("db1", "timeout", "10", "bash", "-c", "head -c 4 </dev/tcp/127.0.0.1/22")
     time.sleep(4)
     ledger.enough()
+    # podman's mark, in the directory where the containers were started.
+    Path("oom").unlink(missing_ok=True)
     print(f"killed after {killed - began:.1f} s, no write for {ledger.gap(began):.1f} s, {len(ledger.errors)} errors")
     assert reached == "SSH-"
     assert "was terminated by signal 9" in shell("db1", "tail -n 300 /var/log/postgresql/postgresql-*-main.log")
