@@ -125,7 +125,7 @@ def play(playbook, *extra):
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
-    done.text = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    done.text = re.sub(r"(\s|\x1b\[[0-9;]*m)+", " ", done.stdout + done.stderr)
     return done
 
 

@@ -564,6 +564,8 @@ class Backup:
         full = [one for one in self.base_backups() if one["type"] == "full" and not one["error"]]
         old = not full or now().timestamp() - full[-1]["timestamp"]["stop"] > self.config["full_days"] * 86400 - 7200
         kind = "full" if old else "incr"
+        # Its control file names the timeline of a server that has just become primary only after one.
+        self.ask_nothing("CHECKPOINT")
         self.pgbackrest(f"--type={kind}", "backup", failed=f"the base backup ({kind})")
         last = self.base_backups()[-1]
         if last["error"]:
