@@ -280,6 +280,19 @@ def test_a_switchover_that_fails_leaves_the_clients_with_the_old_primary(primary
     assert held.wait() == 0
 
 
+def test_a_switchover_whose_standby_stops_replaying_lets_every_client_go_on(primary):
+    """What fails on a database server has the web hosts go back too."""
+    sql(other(primary), "SELECT pg_wal_replay_pause()")
+    try:
+        done = play("switchover", "-e", f"promote={other(primary)}")
+        assert done.returncode != 0
+        assert f"The primary is {primary}, as before, and the clients go on" in done.text
+        assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
+    finally:
+        sql(other(primary), "SELECT pg_wal_replay_resume()")
+    assert present_primary() == primary
+
+
 def test_a_primary_that_answers_is_not_replaced(primary):
     done = play("failover", "-e", f"promote={other(primary)}")
     assert done.returncode != 0
