@@ -26,8 +26,8 @@ LONG = ("deploy", "site", "standby", "app", "import")
 BOTH_RELEASES = ("site", "postgresql")
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
-WHOLE_DRILLS = ("backup", "rebuild")
-DRILLS = ("backup", "deploy", "standby", "rebuild")
+WHOLE_DRILLS = ("backup", "rebuild", "tls")
+DRILLS = ("backup", "deploy", "standby", "rebuild", "tls")
 
 
 @dataclass

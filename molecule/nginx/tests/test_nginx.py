@@ -185,6 +185,13 @@ def test_old_protocols_and_ciphers_are_refused(host):
     assert host.run(f"{hello} -tls1_2 -cipher ECDHE-ECDSA-AES128-SHA256 </dev/null").rc != 0
 
 
+def test_the_key_exchange_is_one_that_a_quantum_computer_does_not_undo(host):
+    if host.system_info.release.startswith("12"):
+        pytest.skip("Debian 12's OpenSSL has none")
+    said = host.check_output(f"openssl s_client -connect 127.0.0.1:443 -servername {SITE} </dev/null")
+    assert "X25519MLKEM768" in said
+
+
 def test_a_domain_that_is_added_gets_into_the_certificate(host, tmp_path):
     hello = f"openssl s_client -connect 127.0.0.1:443 -servername {SITE} </dev/null"
     names = f"{hello} | openssl x509 -noout -ext subjectAltName"

@@ -33,6 +33,7 @@ CONFIG = Path("/etc/offramp/tls.json")
 LETSENCRYPT = Path("/etc/letsencrypt")
 SERVED = Path("/etc/ssl/private")
 TRUSTED = Path("/etc/nginx/trusted")
+SITES = Path("/etc/nginx/conf.d/sites.conf")
 CHALLENGES = ".well-known/acme-challenge"
 TIMEOUT_SECONDS = 10
 
@@ -174,19 +175,23 @@ class Authority:
 
     def forget(self) -> Iterator[str]:
         """Stop renewing what no site uses any more, of those that were asked for here."""
+        in_use = SITES.read_text()
         for settings in sorted((LETSENCRYPT / "renewal").glob("*.conf")):
+            name = settings.stem
             ours = "offramp-tls deployed" in settings.read_text()
-            if ours and settings.stem not in self.config["domains"]:
-                command = ["certbot", "delete", "--non-interactive", "--cert-name", settings.stem]
+            if ours and name not in self.config["domains"] and f"{SERVED}/{name}.crt" not in in_use:
+                command = ["certbot", "delete", "--non-interactive", "--cert-name", name]
                 subprocess.run(command, check=True, capture_output=True)
-                yield settings.stem
+                for path in (SERVED / f"{name}.crt", SERVED / f"{name}.key", TRUSTED / f"{name}.conf"):
+                    path.unlink(missing_ok=True)
+                yield name
 
 
 def refusal(text: str) -> str:
     """The lines of certbot's output that say why."""
-    details = re.findall(r"^\s*(?:Domain|Type|Detail): (.+)$", text, re.MULTILINE)
+    details = re.findall(r"^\s*(?:Domain|Type|Detail):\s*(.+)$", text, re.MULTILINE)
     if details:
-        return " ".join(details)
+        return ": ".join(details)
     ignored = ("Saving debug log", "Ask for help", "See the logfile", "Requesting a certificate", "Some challenges")
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(ignored)]
     return " ".join(lines)[-300:] or "certbot failed: /var/log/letsencrypt/letsencrypt.log"
@@ -197,7 +202,9 @@ def issue(config: dict[str, Any]) -> dict[str, Any]:
     if config["source"] != "acme":
         return result
     authority = Authority(config)
-    result["issued"] += [f"{name} (given up)" for name in authority.forget()]
+    if gone := [f"{name} (given up)" for name in authority.forget()]:
+        result["issued"] += gone
+        reload_nginx()
     for name, domains in sorted(config["domains"].items()):
         more = authority.lacks(name, domains)
         if more is None:
