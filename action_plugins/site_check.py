@@ -11,6 +11,7 @@ import signal
 import sys
 import zoneinfo
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE_RANGE = ((2, 19), (2, 22))
 GIT_TIMEOUT_SECONDS = 6
 HOST_VALUES = ("address", "ansible_connection", "ansible_host", "ansible_port", "cpus", "memory_mib")
+# What a site says that is no role's option
+SITE_VALUES = ("apps", "config_vars", "tls_certificates")
 SUFFIXES = ("", ".yml", ".yaml", ".json")
 # Ansible loads a plugin by its path: the one beside it is found by the directory.
 sys.path.append(str(Path(__file__).parent))
@@ -375,9 +378,9 @@ class ActionModule(ActionBase):
         names = files.names() | {name for own in raw.values() for name in own if name.startswith("vault_")}
         options = role_options()
         site_values = {}
-        for name in sorted(names | {"apps", "config_vars"}):
+        for name in sorted(names | {*SITE_VALUES}):
             holder = next((host for host in order if name in raw[host]), None)
-            if holder is not None and (name in ("apps", "config_vars") or name in options or name.startswith("vault_")):
+            if holder is not None and (name in SITE_VALUES or name in options or name.startswith("vault_")):
                 site_values[name] = values[holder].resolve(raw[holder][name])
         site = {
             "groups": groups,
@@ -403,6 +406,8 @@ class ActionModule(ActionBase):
             {operator: "that is the operator's account (base_operator_name)"} if isinstance(operator, str) else {}
         )
         config_vars = site_values.get("config_vars") or {}
+        if site_values.get("tls_source") == "own":
+            yield from filtered("certificate_problems", apps, site_values.get("tls_certificates"), datetime.now(UTC))
         yield from filtered("app_problems", apps, source_facts(apps), reserved, config_vars)
 
     def _templar_of(self, task_vars: dict[str, Any], own: Mapping[str, Any]) -> Templar:

@@ -28,8 +28,8 @@ BOTH_RELEASES = ("site", "postgresql")
 SECURITY = ("canary",)
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
-WHOLE_DRILLS = ("backup", "rebuild", "upgrade")
-DRILLS = ("backup", "deploy", "standby", "rebuild", "faults", "upgrade")
+WHOLE_DRILLS = ("backup", "rebuild", "tls", "upgrade")
+DRILLS = ("backup", "deploy", "standby", "rebuild", "upgrade", "faults", "tls")
 
 
 @dataclass
