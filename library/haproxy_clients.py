@@ -17,7 +17,7 @@ short_description: Holds or lets go the clients of a haproxy
 description:
   - C(held) ends every connection to the server, and has new ones wait until C(released). A client sees its connection
     end once, and its next one opened and not answered yet.
-  - What a reload left to an older process is ended too, by the end of that process.
+  - What a reload left to an older process, which may lead elsewhere, is ended too, by the end of that process.
   - A reload and a restart let go as well, since they start a new process.
 options:
   state:
@@ -131,11 +131,15 @@ class Proxy:
         if present:
             self.master.order(f"@!{present} set maxconn frontend {self.name} 0")
             self.master.order(f"@!{present} shutdown sessions server {self.name}/{self.server}")
-        # They take no commands for what they do not listen for any more.
-        for worker in older:
+        self.end(older)
+        return True
+
+    @staticmethod
+    def end(workers: list[str]) -> None:
+        """End processes that take no commands for what they do not listen for any more."""
+        for worker in workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(worker), signal.SIGTERM)
-        return True
 
     def release(self) -> bool:
         wanted = self.module.params["address"]
@@ -148,11 +152,14 @@ class Proxy:
                 self.module.fail_json(msg=f"haproxy leads to {found or 'nobody'}, and not to {wanted}")
             time.sleep(0.2)
         connections = self.module.params["connections"]
-        if self.limit(present) == connections:
-            return False
+        older = self.master.workers()[1]
+        limited = self.limit(present) != connections
         if not self.module.check_mode:
-            self.master.order(f"@!{present} set maxconn frontend {self.name} {connections}")
-        return True
+            # A connection that was still on its way to a server that is gone does not end by "shutdown sessions".
+            self.end(older)
+            if limited:
+                self.master.order(f"@!{present} set maxconn frontend {self.name} {connections}")
+        return limited or bool(older)
 
 
 def main() -> None:

@@ -342,7 +342,7 @@ def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventuall
     lost = queue.ended().lost(successor)
     print(f"redis: {len(queue.acknowledged)} acknowledged, {len(lost)} lost, {said} s said")
     assert all(at > promoted - said - 20 for at in lost.values())
-    assert max(queue.acknowledged.values()) > promoted, "no client of redis could write again"
+    assert max(queue.acknowledged.values()) > promoted, f"no client of redis could write again: {queue.errors[-8:]}"
 
     # It starts by itself, and asks.
     podman("start", f"offramp-standby-{primary}")
