@@ -77,7 +77,9 @@ def client(query, check=True):
 
 
 def command(playbook, *words):
-    return ["ansible-playbook", playbook, *words]
+    """The playbooks see the site, and not the bucket's server."""
+    inventories = [f"--inventory={ROOT}/molecule/{part}/inventory/" for part in ("shared", "upgrade")]
+    return ["ansible-playbook", *inventories, playbook, *words]
 
 
 def environment(tags):
