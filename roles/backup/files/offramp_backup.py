@@ -1279,6 +1279,9 @@ def main() -> None:
     files.add_argument("directory", type=Path, nargs="?", help="write it here instead")
     asked = parser.parse_args()
     os.umask(0o077)
+    # Whoever calls it by hand may have a password or a host of something else in the environment.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
     try:
         backup = Backup()
         backup.scheduled = asked.scheduled
