@@ -21,14 +21,14 @@ NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 # What pytest and ansible-playbook say of one failure.
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # Scenarios that are started first, so that no long one is left for the end.
-LONG = ("deploy", "site", "standby", "app", "import", "faults")
+LONG = ("deploy", "site", "standby", "app", "import")
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
 # Scenarios of the part security, the long proofs of docs/security.md.
 SECURITY = ("canary",)
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
-WHOLE_DRILLS = ("backup", "rebuild", "tls", "upgrade")
+WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
 DRILLS = ("backup", "deploy", "standby", "rebuild", "upgrade", "faults", "tls")
 
 

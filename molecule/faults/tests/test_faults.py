@@ -92,7 +92,7 @@ def test_d1_writes_are_back_after_the_server_was_killed(ledger, eventually):
     assert killed_under_load(ledger, postmaster, eventually) <= 10
 
 
-@pytest.mark.parametrize("kind", ["client backend", pytest.param("checkpointer", marks=pytest.mark.drill)])
+@pytest.mark.parametrize("kind", ["client backend", "checkpointer"])
 def test_d2_writes_are_back_after_one_process_was_killed(ledger, kind, eventually):
     assert killed_under_load(ledger, lambda: process(kind), eventually) <= 5
 
@@ -111,8 +111,8 @@ def heal(target):
     "target",
     [
         pytest.param(["DROP"], id="drop"),
-        pytest.param(["REJECT"], id="reject", marks=pytest.mark.drill),
-        pytest.param(["REJECT", "--reject-with", "tcp-reset"], id="reset", marks=pytest.mark.drill),
+        pytest.param(["REJECT"], id="reject"),
+        pytest.param(["REJECT", "--reject-with", "tcp-reset"], id="reset"),
     ],
 )
 def test_d10_an_app_that_is_cut_off_gets_errors_and_is_back_by_itself(ledger, target):
@@ -140,7 +140,6 @@ def test_d10_an_app_that_is_cut_off_gets_errors_and_is_back_by_itself(ledger, ta
     assert ledger.lost("db1") == {}
 
 
-@pytest.mark.drill
 def test_d12_an_app_does_not_wait_for_a_frozen_server(ledger):
     """The kernel of a frozen server acknowledges every packet, so that no limit of TCP ends the wait."""
     ledger.run()
@@ -220,7 +219,6 @@ def assert_sound():
     on("db1", "runuser", "-u", "postgres", "--", *words.split())
 
 
-@pytest.mark.drill
 @pytest.mark.parametrize("part", ["", "/pg_wal"], ids=["data", "wal"])
 def test_d9_a_full_disk_is_read_from_and_takes_writes_again_when_there_is_room(ledger, part, eventually):
     with on_a_small_volume(part):
@@ -242,7 +240,6 @@ def test_d9_a_full_disk_is_read_from_and_takes_writes_again_when_there_is_room(l
         assert_sound()
 
 
-@pytest.mark.drill
 def test_d9_a_server_that_ended_on_a_full_disk_comes_back_with_all_that_it_acknowledged(ledger, eventually):
     """Were the disk filled faster than its watch looks: PostgreSQL ends when it has no room for its WAL."""
     with on_a_small_volume("/pg_wal"):
@@ -307,7 +304,6 @@ def test_d14_a_flipped_byte_is_an_error_that_names_the_file_and_no_wrong_row(eve
         asks("DROP TABLE damaged")
 
 
-@pytest.mark.drill
 def test_d15_a_query_that_takes_all_memory_ends_and_the_server_does_not(ledger):
     """The host has 1 GiB. In a container the kernel refuses the lower score, so that the largest process is killed."""
     assert on("db1", "systemctl", "show", "--property=OOMScoreAdjust", "--value", unit()) == "-900"
@@ -368,7 +364,6 @@ def holder(statement):
         process.communicate()
 
 
-@pytest.mark.drill
 @pytest.mark.usefixtures("ledger")
 def test_d16_a_forgotten_transaction_is_ended_at_its_limit():
     """Its limit is ten minutes; three seconds here."""
@@ -379,7 +374,6 @@ def test_d16_a_forgotten_transaction_is_ended_at_its_limit():
         assert 1 < time.time() - began < 5
 
 
-@pytest.mark.drill
 @pytest.mark.usefixtures("ledger")
 def test_d16_a_query_is_ended_at_its_limit_and_so_is_its_lock():
     """Its limit is fifteen minutes; three seconds here. The server ends what nobody waits for within five more."""
@@ -396,7 +390,6 @@ def test_d16_a_query_is_ended_at_its_limit_and_so_is_its_lock():
         assert time.time() - began < 8
 
 
-@pytest.mark.drill
 def test_d18_a_slot_that_nobody_reads_does_not_fill_the_disk(eventually):
     """A subscriber that is gone for ever. The limit is a fifth of the disk; 64 MB here."""
     assert sql("SHOW max_slot_wal_keep_size") != "-1"
