@@ -173,17 +173,16 @@ def test_a_site_without_a_backup_is_asked():
 
 @pytest.mark.usefixtures("content")
 def test_a_backup_that_is_damaged_stops_it():
-    on("db2", "offramp-backup", "nightly")
-    listing = on("db2", "s3cmd", "-c", "/etc/offramp/backup/s3cfg", "ls", "-r", "s3://backups/upgrade/databases/")
-    name = next(line.split(maxsplit=3)[3] for line in listing.splitlines() if line.endswith("probe.dump.age"))
-    s3cmd = f"s3cmd -q -c /etc/offramp/backup/s3cfg put %s {name}"
-    get = f"s3cmd -q -c /etc/offramp/backup/s3cfg get --force {name} /root/whole"
-    on("db2", "sh", "-ec", f"{get}; echo no >/root/no; {s3cmd % '/root/no'}")
+    s3cmd = "s3cmd --quiet --config=/etc/offramp/backup/s3cfg"
+    on("db1", "offramp-backup", "nightly")
+    listing = on("db1", "sh", "-c", f"{s3cmd} ls -r s3://backups/upgrade/pgbackrest/backup/main/")
+    name = next(line.split()[3] for line in listing.splitlines() if "/bundle/" in line)
+    on("db1", "sh", "-ec", f"{s3cmd} get --force {name} /root/whole; echo no >/root/no; {s3cmd} put /root/no {name}")
     done = play()
+    on("db1", "sh", "-ec", f"{s3cmd} put /root/whole {name}")
     assert done.returncode != 0
-    assert "is not what was stored" in done.text
+    assert "the continuous backup is damaged" in done.text
     assert (version("db1"), client("SELECT 7")) == (15, "7")
-    on("db2", "sh", "-c", s3cmd % "/root/whole")
 
 
 @pytest.mark.usefixtures("content")

@@ -311,6 +311,8 @@ class Backup:
             # One that is damaged is told of by the look at what lies there, and keeps this night from no backup.
             with contextlib.suppress(BackupError):
                 past.append(self.manifest(kind, stamp))
+        # Another version's dumps are compressed in another way.
+        past = [one for one in past if one.get("version") in (None, self.config["version"])]
         found = []
         for item in items:
             before = [old for one in past for old in one["items"] if old["object"] == item["object"]]
