@@ -214,7 +214,8 @@ def test_a_killed_run_heals_and_what_runs_is_what_was_asked_for(host, eventually
         "postgresql": "7s",
         "redis": "volatile-ttl",
     }
-    assert changes(play(*options)) == []
+    found = changes(play(*options, "--diff"))
+    assert not found, "".join(found)
     play()
     eventually(lambda: serves(host))
     assert running_values(host)["redis"] == "noeviction"
