@@ -32,6 +32,10 @@ WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
 DRILLS = ("backup", "deploy", "standby", "rebuild", "upgrade", "faults", "tls")
 
 
+# A scenario that hangs fails, and does not keep the others from being told.
+LIMIT_SECONDS, KILL_SECONDS = 2400, 30
+
+
 @dataclass
 class Result:
     """What a part came to."""
@@ -120,7 +124,8 @@ def scenario(name: str, release: str, kind: str = "molecule") -> Result:
     begin = time.monotonic()
     label = f"{kind} {name} {release}"
     print(f"       {label}", flush=True)
-    command = ["molecule", "test", "--scenario-name", name]
+    limit = ["timeout", f"--kill-after={KILL_SECONDS}", str(LIMIT_SECONDS)]
+    command = [*limit, "molecule", "test", "--scenario-name", name]
     marked = kind == "drills" and name not in WHOLE_DRILLS
     environment = {"LAB_RELEASE": release, "DRILLS": "1" if marked else ""}
     text, code = run(label, command, environment, show=False)
