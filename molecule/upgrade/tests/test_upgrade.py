@@ -50,7 +50,7 @@ RELEASE = """
 
 # The program that runs pg_upgrade goes first, so that nothing can be put right. One that only checks is let be.
 POWER_CUT = """
-    until upgrade=$(pgrep -x pg_upgrade) && ! tr '\\0' ' ' <"/proc/$upgrade/cmdline" | grep -q -e --check; do
+    until upgrade=$(pgrep -o -x pg_upgrade) && ! tr '\\0' ' ' <"/proc/$upgrade/cmdline" | grep -q -e --check; do
       sleep 0.02
     done 2>/dev/null
     kill -9 $(ps -o ppid= -p "$upgrade") "$upgrade" """
@@ -177,7 +177,9 @@ def test_a_site_without_a_backup_is_asked():
 def test_a_backup_that_is_damaged_stops_it():
     s3cmd = "s3cmd --quiet --config=/etc/offramp/backup/s3cfg"
     on("db1", "offramp-backup", "nightly")
-    listing = on("db1", "sh", "-c", f"{s3cmd} ls -r s3://backups/upgrade/pgbackrest/backup/main/")
+    listing = on(
+        "db1", "sh", "-c", "s3cmd --config=/etc/offramp/backup/s3cfg ls -r s3://backups/upgrade/pgbackrest/backup/"
+    )
     name = next(line.split()[3] for line in listing.splitlines() if "/bundle/" in line)
     on("db1", "sh", "-ec", f"{s3cmd} get --force {name} /root/whole; echo no >/root/no; {s3cmd} put /root/no {name}")
     done = play()
