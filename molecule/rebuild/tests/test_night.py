@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
 SERVERS = ("db1", "db2")
-STORE = "10.90.48.31"
+STORE = {"iptables": "10.90.48.31", "ip6tables": "fd00:10:90:48::31"}
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
 WAITING = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
 S3 = "s3cmd -c /etc/offramp/backup/s3cfg --no-progress"
@@ -143,6 +143,11 @@ def test_after_a_switchover_in_the_night_there_is_still_one_set(primary):
     assert [host for name, host in sets(primary).items() if name not in before] == [primary]
 
 
+def cut_off_the_bucket(host, how):
+    for program, address in STORE.items():
+        on(host, f"{program} {how} OUTPUT -d {address} -j DROP")
+
+
 def test_a_failover_before_the_backup_leaves_one_good_set_and_no_hole(primary, eventually):
     """The primary dies with segments that it could not archive: the bucket gets them from the new one, once it is back.
 
@@ -156,7 +161,7 @@ def test_a_failover_before_the_backup_leaves_one_good_set_and_no_hole(primary, e
     let_days_pass(primary, 2)
     before = sets(primary)
     for host in SERVERS:
-        on(host, f"iptables -I OUTPUT -d {STORE} -j DROP")
+        cut_off_the_bucket(host, "-I")
     fill(primary, 3)
     assert int(sql(primary, WAITING)) >= 3
     podman("kill", "--signal=KILL", f"offramp-{SCENARIO}-{primary}")
@@ -164,7 +169,7 @@ def test_a_failover_before_the_backup_leaves_one_good_set_and_no_hole(primary, e
     try:
         play("failover", f"promote={successor}", "accept_loss=100")
     finally:
-        on(successor, f"iptables -D OUTPUT -d {STORE} -j DROP")
+        cut_off_the_bucket(successor, "-D")
     # The server that took the dumps is off, and can tell nobody.
     assert attempt("web1", watch).returncode != 0
     told = on("web1", "journalctl -u 'offramp-backup*' --no-pager")

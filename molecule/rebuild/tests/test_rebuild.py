@@ -71,7 +71,7 @@ def sequences():
 
 def redis(*words):
     command = ["env", "REDISCLI_AUTH=redis-password-for-tests", "redis-cli", "--no-auth-warning", *words]
-    return server("db1").check_output(" ".join(command))
+    return server(present_primary()).check_output(" ".join(command))
 
 
 def play(playbook, *options):
