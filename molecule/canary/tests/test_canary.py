@@ -257,6 +257,8 @@ def run_beside(site):
     site.play("backup", "playbooks/backup.yml")
     site.play("restore test", "playbooks/restore_test.yml")
     site.play("tuning", "playbooks/tuning.yml")
+    site.play("reindex", "playbooks/reindex.yml")
+    site.play("upgrade where there is nothing to", "playbooks/postgres_upgrade.yml")
     others = site.secrets("second") | {"canary_plain_token": secret("second-plain-token")}
     site.play("preview of other secrets", "site.yml", options=["--check"], **others)
 
