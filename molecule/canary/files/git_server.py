@@ -48,6 +48,7 @@ def serve(directory, user, password):
             self.end_headers()
             self.wfile.write(body)
 
+        # The name under which http.server looks for it.
         do_POST = do_GET  # noqa: N815
 
         def log_message(self, *_arguments):

@@ -32,7 +32,7 @@ def files(texts, since, places):
         held += grep(texts, ["--files-with-matches", "--null", "--", *names[start : start + 500]]).split(b"\0")
     told = {}
     for name in filter(None, held):
-        # One that is gone by now was there all the same.
+        # One that is gone by now was there all the same. Names are bytes, which pathlib does not take.
         status = os.stat(name) if os.path.exists(name) else None  # noqa: PTH110, PTH116
         told[os.fsdecode(name)] = [status.st_mode & 0o7777, owner(status.st_uid)] if status else None
     return told
