@@ -23,6 +23,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -276,13 +277,21 @@ def status(config: dict[str, Any]) -> bool:
     return good
 
 
+def older(config: dict[str, Any]) -> bool:
+    return any(fault.startswith("is older") for _line, fault in states(config))
+
+
 def daily(config: dict[str, Any]) -> bool:
     result = issue(config)
     for kind in ("issued", "waiting", "refused"):
         for line in result[kind]:
             print(f"{kind}: {line}")
-    if any(fault.startswith("is older") for _line, fault in states(config)):
+    if older(config):
         reload_nginx()
+        # The signal is sent, and a busy server takes a while to act on it.
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while older(config) and time.monotonic() < deadline:
+            time.sleep(0.2)
     return status(config) and not result["refused"]
 
 
