@@ -398,6 +398,9 @@ class ActionModule(ActionBase):
         if not site_values.get("backup_s3_bucket"):
             display.warning("Nothing is backed up: the inventory names no bucket (docs/first-day.md, step 6).")
         found = filtered("site_problems", site)
+        if task_vars.get("site_is_new"):
+            # Its first app is brought by a command of its own.
+            found = [entry for entry in found if entry["path"] != ["apps"]]
         # Ansible reads the values of hosts: without one, nothing can be said of them.
         yield from found if raw else (entry for entry in found if entry["path"][0] == "groups")
         apps = site_values.get("apps") or []
