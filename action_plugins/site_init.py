@@ -91,7 +91,7 @@ def mistakes(arguments: dict[str, str]) -> Iterator[str]:
             yield f"there is no server {purpose}. Write  -e {group}=203.0.113.11"
     key = Path(arguments["key"]).expanduser()
     if not key.is_file():
-        yield f"there is no file {key}. Make a key with  ssh-keygen -t ed25519  or write  -e key=<file of the public key>"
+        yield f"there is no file {key}. Make a key with  ssh-keygen -t ed25519  or name another with  -e key=<file>"
     elif "PRIVATE KEY" in key.read_text(errors="replace"):
         yield f"{key} is a private key, which never leaves your machine. Write  -e key={key}.pub"
     elif not KEY.fullmatch(key.read_text(errors="replace").strip()):

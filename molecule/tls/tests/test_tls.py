@@ -171,7 +171,7 @@ def test_the_status_tells_what_is_really_served(host):
 
 
 def test_a_certificate_that_nginx_did_not_take_up_is_seen_and_loaded_by_the_daily_look(host, eventually):
-    """As when a deploy hook failed, and nginx takes a while to reload. The next run of the site then sets right what was put there by hand."""
+    """As when a deploy hook failed, and nginx takes a while to reload. The next run then sets right what is there."""
     names = f"-days 80 -subj /CN=by-hand -addext subjectAltName=DNS:{SITE}"
     host.check_output(
         "cd /etc/ssl/private && rm probe.key probe.crt && openssl req -x509 -newkey ec "
