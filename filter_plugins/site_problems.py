@@ -150,6 +150,11 @@ BACKUP_VALUES = {
 }
 CIPHER_KEY_LENGTH = 32
 
+NETWORKS = ("firewall_ssh_sources", "nginx_trusted_proxies")
+CALENDARS = {"backup_calendar": "*-*-* 02:00:00", "backup_rehearsal_calendar": "Sun *-*-* 04:30:00"}
+CALENDAR_WORDS = ("minutely", "hourly", "daily", "monthly", "weekly", "yearly", "quarterly", "semiannually")
+DAYS = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)(?:day|sday|nesday|rsday|urday)?"
+
 Problem = dict[str, Any]
 Path = list[Any]
 
@@ -364,6 +369,12 @@ def name_problems(site: dict[str, Any]) -> Iterator[Problem]:
     known = sorted({*SITE_NAMES, *options, *site.get("wired", [])})
     everywhere = [*known, *HOST_KEYS, *CONNECTION_KEYS]
     for name in sorted(set(site.get("names", []))):
+        if name in site.get("wired", []):
+            yield problem(
+                [name],
+                f"{name} is worked out from the inventory (group_vars/all/ of the project), and this line is not heard",
+                "remove the line",
+            )
         if name in everywhere or name.startswith("vault_"):
             continue
         match = nearest(name, CONNECTION_KEYS if name.startswith("ansible_") else known, 0.84)
@@ -503,6 +514,66 @@ def type_fault(value: Any, option: dict[str, Any]) -> tuple[str, str] | None:
             words, example = TYPES[element][1:]
             return f"a list of {words}", f"[{example}]"
     return None
+
+
+def range_problems(site: dict[str, Any]) -> Iterator[Problem]:
+    """Numbers of the right type that could not work."""
+    options = site.get("options", {})
+    for name, value in site["values"].items():
+        if name not in options or isinstance(value, bool) or not isinstance(value, int):
+            continue
+        if name.endswith("_port") and not 1 <= value <= 65535:
+            yield problem([name], f"{name} is {value}; a port is 1 to 65535", f"write  {name}: 22  or remove the line")
+        elif name in ("backup_days_kept", "backup_base_kept") and value < 1:
+            text = f"{name} is {value}, so that no backup would be kept"
+            yield problem([name], text, f"write  {name}: 7  or remove the line")
+        elif value < 0:
+            yield problem([name], f"{name} is {value}; it takes 0 or more", f"write  {name}: 0  or remove the line")
+
+
+def text_problems(site: dict[str, Any]) -> Iterator[Problem]:
+    """Networks and times that are none."""
+    values = site["values"]
+    for name in NETWORKS:
+        for index, item in enumerate(values[name] if isinstance(values.get(name), list) else []):
+            if isinstance(item, str) and not is_network(item):
+                yield problem(
+                    [name, index],
+                    f'"{item}" in {name} is neither an address nor a network',
+                    "write  203.0.113.7  or  203.0.113.0/24",
+                )
+    for name, example in CALENDARS.items():
+        value = values.get(name)
+        if isinstance(value, str) and not is_calendar(value):
+            yield problem(
+                [name],
+                f'{name}, "{value}", is no time of systemd\'s OnCalendar',
+                f'write  {name}: "{example}"  (systemd-analyze calendar shows what a text means)',
+            )
+
+
+def is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def is_calendar(text: str) -> bool:
+    words = text.split()
+    if words and re.fullmatch(r"[A-Z]\w+(/\w+)*|UTC", words[-1]) and not re.match(DAYS, words[-1]):
+        words.pop()
+    if len(words) == 1 and words[0] in CALENDAR_WORDS:
+        return True
+    patterns = [
+        rf"{DAYS}([,.]+{DAYS})*,?",
+        r"([\d*/,.~]+-)?[\d*/,.~]+[-~][\d*/,.~]+",
+        r"[\d*/,.]+:[\d*/,.]+(:[\d*/,.]+)?",
+    ]
+    found = [next((index for index, each in enumerate(patterns) if re.fullmatch(each, word)), None) for word in words]
+    times = [int(number) for word in words if ":" in word for number in re.findall(r"\d+", word)]
+    return bool(found) and None not in found and found == sorted(set(found)) and all(time < 60 for time in times)
 
 
 def base_problems(site: dict[str, Any]) -> Iterator[Problem]:
@@ -772,6 +843,8 @@ def site_problems(site: dict[str, Any]) -> list[Problem]:
         app_list_problems,
         unresolved_problems,
         type_problems,
+        range_problems,
+        text_problems,
         base_problems,
         backup_problems,
         tls_problems,

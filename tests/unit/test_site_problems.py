@@ -13,7 +13,7 @@ from filter_plugins.app_problems import FIRST_PORT, KEYS, PORTS_PER_APP, REQUIRE
 from filter_plugins.site_apps import APP_KEYS, PORTS_AN_APP
 from filter_plugins.site_apps import FIRST_PORT as SITE_FIRST_PORT
 from filter_plugins.site_apps import SERVICES as SITE_SERVICES
-from filter_plugins.site_problems import SITE_NAMES, site_problems
+from filter_plugins.site_problems import CALENDARS, SITE_NAMES, is_calendar, site_problems
 
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ1dHRlcmZseWJ1dHRlcmZseWJ1dHRlcmZseWJ1dHQ you@laptop"
 GOOD = {
@@ -39,6 +39,12 @@ GOOD = {
         "base_operator_keys": {"type": "list", "elements": "str", "required": True},
         "base_operator_name": {"type": "str"},
         "base_timezone": {"type": "str"},
+        "backup_calendar": {"type": "str"},
+        "backup_days_kept": {"type": "int"},
+        "backup_rehearsal_calendar": {"type": "str"},
+        "firewall_ssh_port": {"type": "int"},
+        "firewall_ssh_sources": {"type": "list", "elements": "str"},
+        "nginx_trusted_proxies": {"type": "list", "elements": "str"},
         "nginx_gzip_enabled": {"type": "bool"},
         "nginx_timeout_seconds": {"type": "int"},
         "redis_policy": {"type": "str", "choices": ["noeviction", "allkeys-lru"]},
@@ -200,3 +206,21 @@ def test_the_preflight_and_site_apps_know_the_same_keys_and_defaults():
 def test_whatever_stands_in_apps_is_an_answer_and_no_crash(values):
     app_problems(values)
     app_problems([dict.fromkeys(KEYS, value) for value in values])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *CALENDARS.values(),
+        "daily",
+        "02:30",
+        "Mon..Fri 22:00",
+        "Mon,Thu *-*-* 01:00:00",
+        "Sat *-*-1..7 18:00:00",
+        "*-*-* 00/6:00",
+        "*-12-24 03:00 Europe/Berlin",
+        "Thursday 03:00 UTC",
+    ],
+)
+def test_a_time_that_systemd_knows_is_no_mistake(text):
+    assert is_calendar(text)
