@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("host")
 
 ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 CANARY = "canary-4f1e0c77"
+STORE = {"iptables": "10.90.47.31", "ip6tables": "fd00:10:90:47::31"}
 SECRETS = ("lab-store-secret", "cipher-key-for-tests-of-the-backup-0123", "AGE-SECRET-KEY-1")
 FILL = """
     DROP SCHEMA IF EXISTS public CASCADE; DROP SCHEMA IF EXISTS "Odd one" CASCADE;
@@ -277,10 +278,20 @@ def killed_dump(host, _store):
     host.run("systemctl stop kill-the-dump")
 
 
+def silent_bucket(host, _store):
+    """Its packets are lost, so that nobody says no."""
+    for program, address in STORE.items():
+        host.check_output(f"{program} -I OUTPUT -d {address} -j DROP")
+    yield
+    for program, address in STORE.items():
+        host.check_output(f"{program} -D OUTPUT -d {address} -j DROP")
+
+
 FAULTS = {
     "a pg_dump older than the server": (older_pg_dump, "needs a pg_dump 17|needs a pg_dump 15"),
     "PostgreSQL lets nobody in": (nobody_let_in, "PostgreSQL lets nobody in"),
     "the bucket refuses the key": (revoked_key, "SignatureDoesNotMatch|403"),
+    "the bucket's server is silent": (silent_bucket, "the bucket's server .* does not answer"),
     "the bucket is not there": (missing_bucket, "no-such-bucket|NoSuchBucket|404"),
     "the disk is full in the middle of a dump": (full_disk, "(?i)no space left"),
     "the dump is killed half way": (killed_dump, "pg_dump ended with -9"),
@@ -303,6 +314,19 @@ def test_a_fault_fails_the_unit_is_told_and_leaves_the_backups_as_they_were(host
     assert re.search(words, told), told
     assert objects(host, "databases/") == before
     assert through_the_unit(host) == (0, "")
+
+
+def test_postgresql_stops_and_starts_while_the_bucket_is_silent(host, store):
+    """What is not archived yet is tried again by a server that stops, three times."""
+    cut = silent_bucket(host, store)
+    next(cut)
+    try:
+        sql(host, "CREATE TEMP TABLE t (a int); SELECT pg_switch_wal()")
+        host.check_output("timeout 60 systemctl restart 'postgresql@*'")
+        waits = "SELECT count(*) > 0 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+        assert sql(host, waits) == "t"
+    finally:
+        next(cut, None)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -139,20 +140,30 @@ def last_words(log: Path) -> str:
 class Bucket:
     """The site's part of the bucket, through s3cmd."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
         self.root = f"s3://{bucket}/{prefix}/"
+        self.endpoint = endpoint
+        self.away = ""
+
+    def reach(self, waits: tuple[int, ...] = (2, 10, 0)) -> None:
+        """Fail within a minute while nobody is there; s3cmd and pgBackRest would each try for minutes, every time.
+
+        A network that is away for a moment costs no night. A run that knows the server to be away asks no more.
+        """
+        host, _, port = self.endpoint.partition(":")
+        for wait in () if self.away else waits:
+            try:
+                socket.create_connection((host, int(port or 443)), timeout=5).close()
+                return
+            except OSError as problem:
+                reason = str(problem)
+                time.sleep(wait)
+        self.away = self.away or f"the bucket's server {self.endpoint} does not answer: {reason}"
+        raise BackupError(self.away)
 
     def s3cmd(self, *arguments: str | Path, failed: str) -> str:
-        command = ["s3cmd", f"--config={S3CFG}", "--no-progress", *arguments]
-        for wait in (2, 10):
-            try:
-                return call(*command, failed=failed)
-            except BackupError as problem:
-                # A name server or a network that is away for a moment costs no night.
-                if not re.search(r"resolv|[Cc]onnection|timed out|Name or service", str(problem)):
-                    raise
-                time.sleep(wait)
-        return call(*command, failed=failed)
+        self.reach()
+        return call("s3cmd", f"--config={S3CFG}", "--no-progress", *arguments, failed=failed)
 
     def listing(self, under: str) -> dict[str, int]:
         """Return the size of each object by its name below the site's prefix."""
@@ -196,7 +207,7 @@ class Backup:
             self.config = json.loads(CONFIG.read_text())
         except PermissionError:
             raise BackupError("this has to be run by root") from None
-        self.bucket = Bucket(self.config["bucket"], self.config["prefix"])
+        self.bucket = Bucket(self.config["bucket"], self.config["prefix"], self.config["endpoint"])
         self.files = f"files/{self.config['host']}"
         self.accept = False
         self.scheduled = False
@@ -551,6 +562,7 @@ class Backup:
                 time.sleep(0.2)
 
     def pgbackrest(self, *arguments: str, failed: str) -> str:
+        self.bucket.reach()
         return as_postgres("pgbackrest", f"--stanza={self.config['stanza']}", *arguments, failed=failed)
 
     def base_backups(self) -> list[dict[str, Any]]:
