@@ -226,6 +226,7 @@ def test_redis_comes_back_as_it_was(host):
     host.check_output(f"{auth} set job {CANARY}")
     good(host, "nightly", "--accept")
     host.check_output(f"{auth} flushall")
+    assert "the bucket holds no good backup of files/other" in offramp(host, "files", "--host=other").stderr
     assert "redis" in good(host, "files")
     assert host.check_output(f"{auth} get job") == CANARY
     host.check_output(f"{auth} set later 1; systemctl restart redis-server")

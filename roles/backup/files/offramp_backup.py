@@ -1350,6 +1350,7 @@ def main() -> None:
     files = actions.add_parser("files", help="put back what other services declared; what is there is kept beside it")
     files.add_argument("--set", default="latest")
     files.add_argument("--name", default="")
+    files.add_argument("--host", default="", help="from what another host of the site sent")
     files.add_argument("directory", type=Path, nargs="?", help="write it here instead")
     asked = parser.parse_args()
     os.umask(0o077)
@@ -1375,6 +1376,7 @@ def main() -> None:
                 case "restore":
                     print(backup.restore(asked.to, asked.dump, asked.database, asked.overwrite))
                 case "files":
+                    backup.files = f"files/{asked.host or backup.config['host']}"
                     print(backup.restore_files(asked.set, asked.name, asked.directory))
                 case action:
                     print(getattr(backup, action)())
