@@ -43,7 +43,9 @@ options:
     choices: [asked, prepared, checked, upgraded, counted, undone, served, finished, retired, returned]
     required: true
   to:
-    description: Major version to upgrade to; 0 for the one that this Debian has.
+    description: >-
+      Major version to upgrade to; 0 for the one that this Debian has. With I(state=returned), the one that a standby
+      begins anew with, empty, for a copy of the primary, where it has kept no cluster.
     type: int
     default: 0
   port:
@@ -91,6 +93,11 @@ kept:
   description: Major version of the cluster that is kept for a return, or 0.
   returned: with I(state=asked)
   type: int
+programs:
+  description: Major versions whose programs are installed.
+  returned: with I(state=asked)
+  type: list
+  elements: int
 written:
   description: Rows that were inserted, updated and deleted since the upgrade.
   returned: with I(state=asked)
@@ -223,6 +230,7 @@ class Upgrade:
             "to": self.to,
             "stage": self.stage,
             "kept": kept.version if kept else 0,
+            "programs": sorted(int(path.parts[-3]) for path in Path("/usr/lib/postgresql").glob("[0-9]*/bin/postgres")),
             "written": self.written if kept and self.runs else 0,
             "problem": self.problem,
             "return_problem": self.return_problem,
@@ -328,6 +336,14 @@ class Upgrade:
             self.stop(self.target)
             shutil.rmtree(self.target.data, ignore_errors=True)
             self.forget(self.target)
+        self.create()
+        # What an administrator set with ALTER SYSTEM.
+        shutil.copy2(self.serving.data / "postgresql.auto.conf", self.target.data / "postgresql.auto.conf")
+        shutil.chown(self.target.data / "postgresql.auto.conf", "postgres", "postgres")
+        return True
+
+    def create(self) -> None:
+        """Make the cluster of the version that is asked for, as the one that serves was made."""
         sums = "on" if self.local.control()["Data page checksum version"] != "0" else "off"
         wanted = ["--data-checksums"] if sums == "on" else ["--no-data-checksums"] if self.to >= 18 else []
         code, out, error = self.module.run_command(
@@ -339,10 +355,6 @@ class Upgrade:
         )
         if code:
             self.module.fail_json(msg=f"pg_createcluster {self.to} main: {(error or out).strip()}")
-        # What an administrator set with ALTER SYSTEM.
-        shutil.copy2(self.serving.data / "postgresql.auto.conf", self.target.data / "postgresql.auto.conf")
-        shutil.chown(self.target.data / "postgresql.auto.conf", "postgres", "postgres")
-        return True
 
     def pg_upgrade(self, *more: str) -> tuple[int, str]:
         shutil.rmtree(WORK, ignore_errors=True)
@@ -560,8 +572,10 @@ class Upgrade:
 
     def returned(self) -> bool:
         kept, new = self.kept, self.serving
-        if kept is None or self.module.check_mode:
-            return kept is not None
+        if kept is None:
+            return self.begun_anew()
+        if self.module.check_mode:
+            return True
         if self.return_problem:
             self.module.fail_json(msg=self.return_problem)
         with self.no_backup_at_work():
@@ -575,6 +589,24 @@ class Upgrade:
             else:
                 new.data.rename(new.data.with_name(time.strftime("kept-%Y%m%d-%H%M%S", time.gmtime())))
             self.forget(new)
+        return True
+
+    def begun_anew(self) -> bool:
+        """Put an empty cluster of the older version in a standby's place, whose data is the primary's."""
+        if self.is_upgraded or not self.serving.is_standby:
+            return False
+        if self.module.check_mode:
+            return True
+        new = self.serving
+        with self.no_backup_at_work():
+            shutil.rmtree(self.target.data, ignore_errors=True)
+            self.forget(self.target)
+            self.create()
+            self.stop(new)
+            self.own_start(self.target, "auto")
+            shutil.rmtree(new.data)
+            self.forget(new)
+            RECORD.unlink(missing_ok=True)
         return True
 
 

@@ -1,5 +1,6 @@
 """The backup's program: what can be told of it without a bucket."""
 
+import socket
 from importlib import machinery, util
 from pathlib import Path
 
@@ -48,3 +49,26 @@ def test_a_hole_in_the_wal_is_named(there, starts, timeline, history, expected):
 def test_nothing_archived_yet_is_no_hole():
     assert program.missing(set(), set(), 1, "", SIZE) == []
     assert program.missing(FIRST, segments(1, 2), 2, HISTORY, SIZE) == []
+
+
+def told(version, number, *stops):
+    backups = [{"database": {"id": number}, "timestamp": {"stop": stop}} for stop in stops]
+    return {"id": number, "version": version}, backups
+
+
+@pytest.mark.parametrize(("version", "expected"), [(15, [1, 2, 7]), (17, [4, 5]), (16, [])])
+def test_base_backups_of_another_major_version_do_not_count(version, expected):
+    """From 15 to 17, and back to 15."""
+    stanzas = [told("15", 1, 2, 1), told("17", 2, 4, 5), told("15", 3, 7)]
+    stanza = {"db": [db for db, _ in stanzas], "backup": [one for _, backups in stanzas for one in backups]}
+    assert [one["timestamp"]["stop"] for one in program.of_version([stanza], version)] == expected
+
+
+def test_a_bucket_whose_server_does_not_answer_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        program.Bucket("bucket", "site", endpoint).reach()
+    away = program.Bucket("bucket", "site", endpoint)
+    for _ in range(2):
+        with pytest.raises(program.BackupError, match=rf"the bucket's server {endpoint} does not answer: .*refused"):
+            away.reach(waits=(0, 0))

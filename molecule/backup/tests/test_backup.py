@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("host")
 
 ROOT = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"])
 CANARY = "canary-4f1e0c77"
+STORE = {"iptables": "10.90.47.31", "ip6tables": "fd00:10:90:47::31"}
 SECRETS = ("lab-store-secret", "cipher-key-for-tests-of-the-backup-0123", "AGE-SECRET-KEY-1")
 FILL = """
     DROP SCHEMA IF EXISTS public CASCADE; DROP SCHEMA IF EXISTS "Odd one" CASCADE;
@@ -225,6 +226,7 @@ def test_redis_comes_back_as_it_was(host):
     host.check_output(f"{auth} set job {CANARY}")
     good(host, "nightly", "--accept")
     host.check_output(f"{auth} flushall")
+    assert "the bucket holds no good backup of files/other" in offramp(host, "files", "--host=other").stderr
     assert "redis" in good(host, "files")
     assert host.check_output(f"{auth} get job") == CANARY
     host.check_output(f"{auth} set later 1; systemctl restart redis-server")
@@ -277,10 +279,20 @@ def killed_dump(host, _store):
     host.run("systemctl stop kill-the-dump")
 
 
+def silent_bucket(host, _store):
+    """Its packets are lost, so that nobody says no."""
+    for program, address in STORE.items():
+        host.check_output(f"{program} -I OUTPUT -d {address} -j DROP")
+    yield
+    for program, address in STORE.items():
+        host.check_output(f"{program} -D OUTPUT -d {address} -j DROP")
+
+
 FAULTS = {
     "a pg_dump older than the server": (older_pg_dump, "needs a pg_dump 17|needs a pg_dump 15"),
     "PostgreSQL lets nobody in": (nobody_let_in, "PostgreSQL lets nobody in"),
     "the bucket refuses the key": (revoked_key, "SignatureDoesNotMatch|403"),
+    "the bucket's server is silent": (silent_bucket, "the bucket's server .* does not answer"),
     "the bucket is not there": (missing_bucket, "no-such-bucket|NoSuchBucket|404"),
     "the disk is full in the middle of a dump": (full_disk, "(?i)no space left"),
     "the dump is killed half way": (killed_dump, "pg_dump ended with -9"),
@@ -303,6 +315,19 @@ def test_a_fault_fails_the_unit_is_told_and_leaves_the_backups_as_they_were(host
     assert re.search(words, told), told
     assert objects(host, "databases/") == before
     assert through_the_unit(host) == (0, "")
+
+
+def test_postgresql_stops_and_starts_while_the_bucket_is_silent(host, store):
+    """What is not archived yet is tried again by a server that stops, three times."""
+    cut = silent_bucket(host, store)
+    next(cut)
+    try:
+        sql(host, "CREATE TEMP TABLE t (a int); SELECT pg_switch_wal()")
+        host.check_output("timeout 60 systemctl restart 'postgresql@*'")
+        waits = "SELECT count(*) > 0 FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+        assert sql(host, waits) == "t"
+    finally:
+        next(cut, None)
 
 
 @pytest.mark.parametrize(
@@ -618,7 +643,7 @@ def test_a_cluster_that_does_not_start_any_more_is_restored(host, backed_up):
     [
         (("--to=yesterday",), "is no time with its zone"),
         (("--to=2031-01-01 00:00:00+00",), "is yet to come"),
-        (("--to=2020-01-01 00:00:00+00",), "unable to find backup set"),
+        (("--to=2020-01-01 00:00:00+00",), "lies before that. What can be restored: the dumps of 20"),
         (("--dump=20200101T000000Z",), "there is no databases/20200101T000000Z"),
         (("--to=2020-01-01 00:00:00+00", "--dump=latest"), "exclude each other"),
     ],

@@ -173,13 +173,13 @@ def test_a_site_without_a_backup_is_asked():
     assert changed(done) == 0
 
 
-@pytest.mark.usefixtures("content")
-def test_a_backup_that_is_damaged_stops_it():
+def test_a_backup_that_is_damaged_stops_it(content):
     s3cmd = "s3cmd --quiet --config=/etc/offramp/backup/s3cfg"
     on("db1", "offramp-backup", "nightly")
     listing = on(
         "db1", "sh", "-c", "s3cmd --config=/etc/offramp/backup/s3cfg ls -r s3://backups/upgrade/pgbackrest/backup/"
     )
+    content["before"] = sql("db1", "SELECT now()")
     name = next(line.split()[3] for line in listing.splitlines() if "/bundle/" in line)
     on("db1", "sh", "-ec", f"{s3cmd} get --force {name} /root/whole; echo no >/root/no; {s3cmd} put /root/no {name}")
     done = play()
@@ -274,6 +274,27 @@ def test_a_run_after_it_changes_nothing():
     assert changed(done) == 0
     done = played(playbook="molecule/shared/converge.yml", tags=True)
     assert changed(done) == 0, re.findall(r"TASK \[[^]]*\] \*+ (?:(?!TASK ).)*?changed: .{80}", done.text)
+
+
+def test_a_moment_before_it_is_refused_and_what_can_be_had_instead_is_said(content):
+    done = play("-e", "overwrite=yes", "-e", f"to='{content['before']}'", playbook="playbooks/restore.yml")
+    assert done.returncode != 0
+    assert "the continuous backup of PostgreSQL 17 reaches back to" in done.text
+    assert re.search(r"the dumps of \w+: +-e dump=\w+; base backups of another major version, by hand", done.text)
+    assert re.search(r"the cluster of PostgreSQL 15, .{0,40}: +playbooks/postgres_upgrade.yml -e back=true", done.text)
+    assert (version("db1"), client("SELECT count(*) FROM orders")) == (17, "20000")
+    assert on("db1", "sh", "-c", "ls -d /var/lib/postgresql/17/main*") == "/var/lib/postgresql/17/main"
+
+
+def test_a_standby_that_cannot_go_back_is_named_before_anything_is_done():
+    """Where it has the programs of the older version still, it begins anew: so it does in the next test."""
+    on("db2", "pg_dropcluster", "15", "main")
+    on("db2", "mv", "/usr/lib/postgresql/15", "/usr/lib/postgresql-15")
+    done = play("-e", "back=true accept_loss=true")
+    on("db2", "mv", "/usr/lib/postgresql-15", "/usr/lib/postgresql/15")
+    assert done.returncode != 0
+    assert "Nothing was changed: db2 has kept no cluster of PostgreSQL 15, and has no programs of it" in done.text
+    assert [version(host) for host in SERVERS] == [17, 17]
 
 
 def test_the_way_back_says_what_it_would_lose_first(content, eventually):

@@ -21,11 +21,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -139,20 +140,30 @@ def last_words(log: Path) -> str:
 class Bucket:
     """The site's part of the bucket, through s3cmd."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    def __init__(self, bucket: str, prefix: str, endpoint: str) -> None:
         self.root = f"s3://{bucket}/{prefix}/"
+        self.endpoint = endpoint
+        self.away = ""
+
+    def reach(self, waits: tuple[int, ...] = (2, 10, 0)) -> None:
+        """Fail within a minute while nobody is there; s3cmd and pgBackRest would each try for minutes, every time.
+
+        A network that is away for a moment costs no night. A run that knows the server to be away asks no more.
+        """
+        host, _, port = self.endpoint.partition(":")
+        for wait in () if self.away else waits:
+            try:
+                socket.create_connection((host, int(port or 443)), timeout=5).close()
+                return
+            except OSError as problem:
+                reason = str(problem)
+                time.sleep(wait)
+        self.away = self.away or f"the bucket's server {self.endpoint} does not answer: {reason}"
+        raise BackupError(self.away)
 
     def s3cmd(self, *arguments: str | Path, failed: str) -> str:
-        command = ["s3cmd", f"--config={S3CFG}", "--no-progress", *arguments]
-        for wait in (2, 10):
-            try:
-                return call(*command, failed=failed)
-            except BackupError as problem:
-                # A name server or a network that is away for a moment costs no night.
-                if not re.search(r"resolv|[Cc]onnection|timed out|Name or service", str(problem)):
-                    raise
-                time.sleep(wait)
-        return call(*command, failed=failed)
+        self.reach()
+        return call("s3cmd", f"--config={S3CFG}", "--no-progress", *arguments, failed=failed)
 
     def listing(self, under: str) -> dict[str, int]:
         """Return the size of each object by its name below the site's prefix."""
@@ -196,7 +207,7 @@ class Backup:
             self.config = json.loads(CONFIG.read_text())
         except PermissionError:
             raise BackupError("this has to be run by root") from None
-        self.bucket = Bucket(self.config["bucket"], self.config["prefix"])
+        self.bucket = Bucket(self.config["bucket"], self.config["prefix"], self.config["endpoint"])
         self.files = f"files/{self.config['host']}"
         self.accept = False
         self.scheduled = False
@@ -551,13 +562,19 @@ class Backup:
                 time.sleep(0.2)
 
     def pgbackrest(self, *arguments: str, failed: str) -> str:
+        self.bucket.reach()
         return as_postgres("pgbackrest", f"--stanza={self.config['stanza']}", *arguments, failed=failed)
 
+    def stanzas(self) -> list[dict[str, Any]]:
+        told = self.pgbackrest("info", "--output=json", failed="the continuous backup cannot be asked for")
+        return json.loads(told)
+
     def base_backups(self) -> list[dict[str, Any]]:
-        told = json.loads(self.pgbackrest("info", "--output=json", failed="the continuous backup cannot be asked for"))
-        return sorted(
-            (one for stanza in told for one in stanza.get("backup", [])), key=lambda one: one["timestamp"]["stop"]
-        )
+        return in_order(one for stanza in self.stanzas() for one in stanza.get("backup", []))
+
+    def restorable(self) -> list[dict[str, Any]]:
+        """Return the base backups of this PostgreSQL's major version: no other reads them."""
+        return of_version(self.stanzas(), self.config["version"])
 
     def base(self) -> str:
         """Take a base backup; a full one each week, between them what has changed."""
@@ -929,6 +946,8 @@ class Backup:
             self.check_time(to)
         if to and wanted:
             raise BackupError("a time and a dump exclude each other: name one of the two")
+        if to:
+            self.check_reach(to)
         if call("systemctl", "is-active", self.unit, failed="", accepted=(0, 3)).strip() != "active":
             if database or wanted or not overwrite:
                 raise BackupError(
@@ -961,6 +980,40 @@ class Backup:
             raise BackupError(f"{to!r} is no time with its zone, such as '2026-11-23 08:15:00+00'")
         if moment > now():
             raise BackupError(f"{to} is yet to come")
+
+    def check_reach(self, to: str) -> None:
+        """Refuse a moment to which only another major version could be brought, or nothing at all."""
+        begins = [one["timestamp"]["stop"] for one in self.restorable()]
+        if begins and datetime.fromisoformat(to).timestamp() > begins[0]:
+            return
+        version = self.config["version"]
+        reach = f"reaches back to {datetime.fromtimestamp(begins[0], UTC)}" if begins else "has no base backup yet"
+        raise BackupError(
+            f"nothing was changed: the continuous backup of PostgreSQL {version} {reach}, and {to} lies before that. "
+            f"What can be restored: {'; '.join([*self.older(to), *self.kept_clusters()]) or 'nothing as old as that'}"
+        )
+
+    def older(self, to: str) -> list[str]:
+        """Say what the bucket has of the time before."""
+        wanted = datetime.fromisoformat(to).astimezone(UTC).strftime(STAMP)
+        good = [stamp for stamp, (verdict, _) in self.sets("databases").items() if verdict == "good"]
+        dumps = [stamp for stamp in good if stamp <= wanted][-1:] or good[:1]
+        told = [f"the dumps of {stamp}:  -e dump={stamp}" for stamp in dumps]
+        if len(self.base_backups()) > len(self.restorable()):
+            told.append(
+                "base backups of another major version, by hand and with its programs: docs/upgrading.md, PostgreSQL "
+                "15 to 17"
+            )
+        return told
+
+    def kept_clusters(self) -> list[str]:
+        """Say which cluster a major upgrade left in its place."""
+        return [
+            f"the cluster of PostgreSQL {path.parts[-3]}, as it was at the upgrade to {self.config['version']}:  "
+            "playbooks/postgres_upgrade.yml -e back=true"
+            for path in sorted(Path("/var/lib/postgresql").glob("*/main/PG_VERSION"))
+            if int(path.parts[-3]) < self.config["version"]
+        ]
 
     def restore_dumps(self, wanted: str, database: str) -> str:
         stamp, manifest = self.newest("databases", wanted)
@@ -1001,8 +1054,11 @@ class Backup:
 
     def restore_cluster(self, to: str) -> str:
         """The whole cluster, to a time or to the last that was archived; the one that was there stays beside it."""
-        if not self.base_backups():
-            raise BackupError("the bucket holds no base backup; a dump can be restored by name:  -e dump=latest")
+        if not self.restorable():
+            raise BackupError(
+                f"the bucket holds no base backup of PostgreSQL {self.config['version']}; a dump can be restored by "
+                "name:  -e dump=latest"
+            )
         unit, data = self.unit, Path(f"/var/lib/postgresql/{self.config['version']}/main")
         kept = data.with_name(f"{data.name}.before-{now().strftime(STAMP)}")
         target = ["--type=time", f"--target={to}", "--target-action=promote"] if to else []
@@ -1213,6 +1269,22 @@ def bytes_of(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
+def in_order(backups: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return pgBackRest's base backups by the time from which on they are good, the oldest first."""
+    return sorted(backups, key=lambda one: one["timestamp"]["stop"])
+
+
+def of_version(told: list[dict[str, Any]], version: int) -> list[dict[str, Any]]:
+    """Return the base backups of a major version, of what pgBackRest tells; after a return, from before it too."""
+    return in_order(
+        one
+        for stanza in told
+        for known in [{db["id"] for db in stanza.get("db", []) if db["version"] == str(version)}]
+        for one in stanza.get("backup", [])
+        if one["database"]["id"] in known
+    )
+
+
 def missing(there: set[str], starts: set[str], timeline: int, history: str, size: int) -> list[str]:
     """Return the segments that are not there, from the oldest base backup's start on, along the server's history.
 
@@ -1278,6 +1350,7 @@ def main() -> None:
     files = actions.add_parser("files", help="put back what other services declared; what is there is kept beside it")
     files.add_argument("--set", default="latest")
     files.add_argument("--name", default="")
+    files.add_argument("--host", default="", help="from what another host of the site sent")
     files.add_argument("directory", type=Path, nargs="?", help="write it here instead")
     asked = parser.parse_args()
     os.umask(0o077)
@@ -1303,6 +1376,7 @@ def main() -> None:
                 case "restore":
                     print(backup.restore(asked.to, asked.dump, asked.database, asked.overwrite))
                 case "files":
+                    backup.files = f"files/{asked.host or backup.config['host']}"
                     print(backup.restore_files(asked.set, asked.name, asked.directory))
                 case action:
                     print(getattr(backup, action)())
