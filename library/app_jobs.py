@@ -63,7 +63,7 @@ StandardError=inherit
 # As role supervisor has it for the app's other processes.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SETGID CAP_SETUID
 MemoryDenyWriteExecute=no
-ReadWritePaths=/run /srv /var/log
+ProtectSystem=full
 RestrictAddressFamilies=AF_NETLINK
 """
 TIMER = """# Ansible managed
