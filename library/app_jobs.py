@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.placing import place_file
+from ansible.module_utils.sandbox import SANDBOX
 
 DOCUMENTATION = r"""
 module: app_jobs
@@ -46,18 +47,24 @@ actions:
 
 UNITS = Path("/etc/systemd/system")
 COMMANDS = Path("/etc/offramp/jobs")
-SERVICE = """# Ansible managed
+SERVICE = f"""# Ansible managed
 [Unit]
-Description={app}: a scheduled job
+Description={{app}}: a scheduled job
 Wants=network-online.target
 After=network-online.target
 
 [Service]
 Type=oneshot
 # In a file, since a unit would take a percent sign or a dollar for its own.
-ExecStart=/bin/sh -c 'exec /usr/local/bin/app-run {app} "$$(cat {command})"'
-StandardOutput=append:/var/log/{app}/schedule.log
+ExecStart=/bin/sh -c 'exec /usr/local/bin/app-run {{app}} "$$(cat {{command}})"'
+StandardOutput=append:/var/log/{{app}}/schedule.log
 StandardError=inherit
+{SANDBOX}
+# As role supervisor has it for the app's other processes.
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_SETGID CAP_SETUID
+MemoryDenyWriteExecute=no
+ProtectSystem=full
+RestrictAddressFamilies=AF_NETLINK
 """
 TIMER = """# Ansible managed
 [Unit]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.placing import place_file
+from ansible.module_utils.sandbox import SANDBOX
 
 DOCUMENTATION = r"""
 module: unit
@@ -19,6 +20,9 @@ description:
   - The drop-in also makes the unit record, at each start and reload, a fingerprint of the files in I(loads). When the
     record differs from the files, the daemon runs on an older configuration, whoever changed the files and however the
     run that changed them ended; the unit is then reloaded or restarted. No handler can be lost.
+  - The drop-in keeps the service in a sandbox as well. What it may do beyond that, the role says in I(drop_in).
+  - A daemon that was started before it had the drop-in, as Debian's packages do, is restarted. A later change of the
+    drop-in alone cuts nobody off; it holds from the next start.
   - Fails with the unit's last log lines when the unit does not become active.
 options:
   name:
@@ -39,6 +43,10 @@ options:
     description: Further lines for the drop-in's Service section.
     type: str
     default: ""
+  sandbox:
+    description: Whether the drop-in keeps the service in the sandbox; one of systemd's own has its own.
+    type: bool
+    default: true
   timeout:
     description: Seconds to wait for the unit to become active.
     type: int
@@ -76,7 +84,7 @@ def fingerprint_command(loads: list[str]) -> str:
     return f"find -L {paths} -type f -exec sha256sum {{}} + 2>/dev/null | sort | sha256sum"
 
 
-def drop_in_text(name: str, loads: list[str], on_change: str, extra: str) -> str:
+def drop_in_text(name: str, loads: list[str], on_change: str, extra: str, sandbox: bool = True) -> str:
     lines = [
         "# Ansible managed",
         "[Unit]",
@@ -95,6 +103,8 @@ def drop_in_text(name: str, loads: list[str], on_change: str, extra: str) -> str
         lines.append(f"ExecStartPre=-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}")
         if on_change == "reload":
             lines.append(f"ExecReload=-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}")
+    if sandbox:
+        lines += SANDBOX.splitlines()
     return "\n".join([*lines, *extra.strip().splitlines(), ""])
 
 
@@ -107,6 +117,7 @@ class Unit:
         self.loads: list[str] = module.params["loads"]
         self.actions: list[str] = []
         self.active = False
+        self.record = Path(STAMPS, self.name)
         self.drop_in = Path(f"/etc/systemd/system/{self.name}.d/offramp.conf")
 
     def systemctl(self, *words: str) -> tuple[int, str, str]:
@@ -128,12 +139,7 @@ class Unit:
 
     @property
     def runs_on_present_files(self) -> bool:
-        if not self.loads:
-            return True
-        record = Path(STAMPS, self.name)
-        if not record.exists():
-            return False
-        recorded = record.read_text()
+        recorded = self.record.read_text()
         return self.module.run_command(["/bin/sh", "-c", fingerprint_command(self.loads)])[1] == recorded
 
     def do(self, word: str, done: str) -> None:
@@ -164,7 +170,8 @@ class Unit:
                 self.module.fail_json(msg=f"{self.name} is not installed on this host")
             self.actions += ["drop-in", "enabled", "started"]
             return
-        text = drop_in_text(self.name, self.loads, self.module.params["on_change"], self.module.params["drop_in"])
+        wanted = self.module.params
+        text = drop_in_text(self.name, self.loads, wanted["on_change"], wanted["drop_in"], wanted["sandbox"])
         if (self.write_drop_in(text) or seen["NeedDaemonReload"] == "yes") and not self.module.check_mode:
             self.systemctl("daemon-reload")
         # Instances of a template and generated units are enabled by what generates them.
@@ -174,7 +181,10 @@ class Unit:
             self.fail(f"{self.name} is masked: systemctl unmask {self.name}")
         if seen["ActiveState"] not in ("active", "reloading"):
             self.do("start", "started")
-        elif not self.runs_on_present_files:
+        elif self.loads and not self.record.exists():
+            # It was started without the drop-in, and a reload would not put it into its sandbox.
+            self.do("restart", "restarted")
+        elif self.loads and not self.runs_on_present_files:
             how = self.module.params["on_change"]
             self.do(how, f"{how}ed")
         self.active = seen["ActiveState"] == "active"
@@ -190,6 +200,7 @@ def main() -> None:
             "loads": {"type": "list", "elements": "path", "default": []},
             "on_change": {"type": "str", "choices": ["reload", "restart"], "default": "restart"},
             "drop_in": {"type": "str", "default": ""},
+            "sandbox": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 90},
         },
         supports_check_mode=True,

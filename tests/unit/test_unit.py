@@ -30,6 +30,12 @@ def test_lines_of_the_role_come_last_and_win() -> None:
     assert lines("restart", "KillMode=mixed\nRestartSec=5\n")[-2:] == ["KillMode=mixed", "RestartSec=5"]
 
 
+def test_a_role_can_open_the_sandbox_and_one_of_systemds_own_has_none() -> None:
+    opened = lines("restart", "MemoryDenyWriteExecute=no")
+    assert opened.index("MemoryDenyWriteExecute=yes") < opened.index("MemoryDenyWriteExecute=no")
+    assert "ProtectSystem=strict" not in unit.drop_in_text("a.service", [], "restart", "", sandbox=False)
+
+
 def test_a_path_with_a_percent_sign_reaches_the_shell_unharmed() -> None:
     assert "/etc/100%%" in unit.drop_in_text("a.service", ["/etc/100%"], "restart", "")
 

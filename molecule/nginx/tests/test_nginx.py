@@ -202,3 +202,11 @@ def test_a_domain_that_is_added_gets_into_the_certificate(host, tmp_path):
     assert "later.example" in host.check_output(names)
     subprocess.run(words, capture_output=True, check=True)
     assert "later.example" not in host.check_output(names)
+
+
+def test_a_server_that_its_package_started_is_put_into_its_sandbox(host):
+    drop_in, record = "/etc/systemd/system/nginx.service.d", "/run/offramp/nginx.service"
+    host.check_output("rm -r %s %s && systemctl daemon-reload && systemctl restart nginx", drop_in, record)
+    words = ["ansible-playbook", "playbooks/services.yml", "--tags=nginx"]
+    subprocess.run(words, capture_output=True, check=True)
+    assert "NoNewPrivs:\t1" in host.check_output("cat /proc/$(cat /run/nginx.pid)/status")

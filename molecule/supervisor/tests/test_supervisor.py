@@ -11,6 +11,21 @@ command=bash -c 'sleep 1000 & sleep 1000'
 user=nobody
 startsecs=0
 """
+DYNO = """
+import asyncio, mmap, multiprocessing, os, socket, subprocess, tempfile
+mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+with tempfile.NamedTemporaryFile() as file:
+    file.write(b"written")
+with open("/srv/dyno/file", "w") as file:
+    file.write("written")
+subprocess.run(["sh", "-c", "sort /etc/passwd | head"], check=True)
+with multiprocessing.Pool(1) as pool:
+    pool.map(abs, [1])
+asyncio.run(asyncio.create_subprocess_exec("true"))
+socket.if_nameindex(), socket.getaddrinfo("localhost", 25), os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+os.nice(1)
+print("DONE")
+"""
 
 
 def pid(host):
@@ -49,6 +64,20 @@ def test_a_reload_restarts_nothing(host):
     before = pid(host)
     host.check_output("systemctl reload supervisor")
     assert pid(host) == before
+
+
+def test_a_process_in_its_sandbox_can_do_what_a_dyno_can(host):
+    """Write, start others, execute what it has written (a JIT), and ask for the host's addresses."""
+    host.check_output("install -d -o nobody /srv/dyno && printf %%s %s > /srv/dyno/dyno.py", DYNO)
+    said = "/var/log/supervisor/dyno.log"
+    program = "[program:dyno]\ncommand=python3 /srv/dyno/dyno.py\nuser=nobody\nstartsecs=0\nautorestart=false\n"
+    program += f"redirect_stderr=true\nstdout_logfile={said}\n"
+    host.check_output("printf %%s %s > /etc/supervisor/conf.d/dyno.conf && supervisorctl update", program)
+    try:
+        eventually(lambda: "EXITED" in host.run("supervisorctl status dyno").stdout, 15)
+        assert host.file(said).content_string.endswith("DONE\n")
+    finally:
+        host.check_output("rm -r /etc/supervisor/conf.d/dyno.conf /srv/dyno %s && supervisorctl update", said)
 
 
 def test_a_killed_daemon_comes_back_and_leaves_no_orphan(host):
