@@ -25,7 +25,9 @@ LONG = ("deploy", "site", "standby", "app", "import")
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
 # Scenarios of the part security, the long proofs of docs/security.md.
-SECURITY = ("canary",)
+SECURITY = ("canary", "security")
+# What the scanners of the scenario security found.
+SECURITY_TABLE = ROOT / ".lab" / "scanner" / "table.md"
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
@@ -186,7 +188,11 @@ def drills() -> list[Result]:
 
 def security() -> list[Result]:
     print("\n== security: logs in .lab/test", flush=True)
-    return two_at_a_time([(name, "trixie", "security") for name in SECURITY])
+    SECURITY_TABLE.unlink(missing_ok=True)
+    results = two_at_a_time([(name, "trixie", "security") for name in SECURITY])
+    if SECURITY_TABLE.exists():
+        print(f"\n{SECURITY_TABLE.read_text()}", flush=True)
+    return results
 
 
 def lab() -> Iterator[Result]:
