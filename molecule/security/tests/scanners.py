@@ -64,7 +64,7 @@ class Row(NamedTuple):
     def holds(self):
         if self.score is None:
             return "may_be_missing" in self.rule
-        return self.reaches(self.held)
+        return self.reaches(self.rule["target"]) or self.reaches(self.held)
 
     @property
     def verdict(self):
