@@ -12,7 +12,7 @@ import yaml
 
 SCENARIO = "security"
 SCENARIO_DIRECTORY = Path(__file__).parents[1]
-FIGURES = yaml.safe_load((SCENARIO_DIRECTORY / "figures.yml").read_text())
+FIGURES = yaml.safe_load(Path("tests/security/figures.yml").read_text())
 WAIVED = FIGURES.pop("waived")
 ADDRESSES = {"web1": 11, "db1": 21, "db2": 22, "outsider": 31}
 HOSTS = ("web1", "db1", "db2")
