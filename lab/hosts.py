@@ -6,8 +6,8 @@ script/up calls it for the lab and molecule for each scenario, so there is one p
 It prints every podman command that changes something. Called again it starts what is missing and leaves the rest.
 
 Of a host it reads, literally: address, ansible_port, and where given memory_mib, lab_image (trixie, bookworm, these
--baked, and store, which the others reach by its host's name), lab_publish ({port: base}, published on 127.0.0.1 at base
-plus the address's last number) and lab_options (further arguments of podman run).
+-baked, scanner, and store, which the others reach by its host's name), lab_publish ({port: base}, published on
+127.0.0.1 at base plus the address's last number) and lab_options (further arguments of podman run).
 LAB_RELEASE=bookworm has every trixie be a bookworm instead.
 The network is the /24 around the addresses, and fd00:10:90:7::/64 stands beside 10.90.7.0/24.
 """
@@ -34,6 +34,8 @@ PREFIX = "offramp-"
 CAPABILITIES = "NET_ADMIN,NET_RAW,SYS_ADMIN,SYS_PTRACE"
 START_SECONDS = 60
 STORE = "store"
+# Images that are more than a server have a script of their own.
+IMAGE_SCRIPTS = {STORE: "lab/store.sh", "scanner": "lab/scanner.sh"}
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,8 @@ def up(lab: str, inventories: list[str] | None) -> None:
     refuse_those_of_another_checkout(present)
     servers = servers_of(lab, read_inventory(inventories), os.environ.get("LAB_RELEASE", "trixie"))
     for image in sorted({server.image for server in servers}):
-        subprocess.run([ROOT / "lab/store.sh"] if image == STORE else [ROOT / "lab/image.sh", image], check=True)
+        script = IMAGE_SCRIPTS.get(image)
+        subprocess.run([ROOT / script] if script else [ROOT / "lab/image.sh", image], check=True)
 
     SSH.mkdir(parents=True, exist_ok=True)
     if not KEY.exists():

@@ -36,7 +36,9 @@ LONG = (
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
 # Scenarios of the part security, the long proofs of docs/security.md.
-SECURITY = ("canary",)
+SECURITY = ("canary", "security")
+# What the scanners of the scenario security found.
+SECURITY_TABLE = ROOT / ".lab" / "scanner" / "table.md"
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
@@ -226,7 +228,10 @@ def main() -> None:
     if scenarios := [
         one for name in chosen if not parts[name] for one in wanted(name, arguments.scenario, arguments.release)
     ]:
+        SECURITY_TABLE.unlink(missing_ok=True)
         results += two_at_a_time(scenarios)
+        if SECURITY_TABLE.exists():
+            print(f"\n{SECURITY_TABLE.read_text()}", flush=True)
 
     print()
     for result in results:

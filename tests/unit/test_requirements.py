@@ -10,7 +10,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = (ROOT / "requirements.lock").read_text()
+LOCKS = {path: (ROOT / path).read_text() for path in ("requirements.lock", "tests/security/requirements.lock")}
 COLLECTIONS = yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
 ANSIBLE = Path(importlib.util.find_spec("ansible_collections").submodule_search_locations[0])
 
@@ -22,13 +22,15 @@ def test_the_ansible_package_satisfies_the_range_of_each_collection(collection):
     assert version in SpecifierSet(collection["version"])
 
 
-def test_every_locked_package_has_a_version_and_a_hash():
-    packages = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", LOCK, flags=re.MULTILINE).strip())
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_every_locked_package_has_a_version_and_a_hash(lock):
+    packages = re.split(r"\n(?=\S)", re.sub(r"^#.*\n", "", lock, flags=re.MULTILINE).strip())
     assert len(packages) > 40
     for package in packages:
         assert re.match(r"[a-z0-9.-]+==\S+", package), package
         assert "--hash=sha256:" in package, package
 
 
-def test_the_lock_names_no_place_to_download_from():
-    assert re.findall(r"https?://|--find-links|--index|/opt/", LOCK) == []
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_the_lock_names_no_place_to_download_from(lock):
+    assert re.findall(r"https?://|--find-links|--index|/opt/", lock) == []

@@ -45,6 +45,18 @@ def test_the_journal_runs_with_its_limit(host):
     assert "max 512M" in log.splitlines()[-1]
 
 
+def test_a_program_that_crashes_leaves_no_dump_even_where_it_asks_for_one(host):
+    assert host.check_output("ulimit -Hc") == "0"
+    with host.sudo("operator"):
+        assert host.check_output("sudo -n -i sh -c 'ulimit -Hc'") == "0"
+
+
+def test_a_module_that_is_blocked_has_no_way_into_the_kernel(host):
+    lines = host.file("/etc/modprobe.d/offramp.conf").content_string.splitlines()
+    assert "install sctp /bin/false" in lines
+    assert "blacklist usb-storage" in lines
+
+
 def test_a_killed_install_leaves_services_startable(host):
     assert not host.file("/usr/sbin/policy-rc.d").exists
 
