@@ -25,6 +25,10 @@ class NotProvedError(Exception):
     """Somebody who has to get in does not, in words for a person."""
 
 
+def in_a_line(text: str) -> str:
+    return " ".join(text.removeprefix("Failed to connect to the host via ssh: ").split())
+
+
 @contextlib.contextmanager
 def at_most(seconds: int) -> Iterator[None]:
     """Raise TimeoutError in what takes longer; a plugin runs in the main thread of a process of its own."""
@@ -56,7 +60,7 @@ class ActionModule(ActionBase):
         if done.get("armed"):
             try:
                 self._prove_and_keep()
-            except NotProvedError as problem:
+            except (NotProvedError, AnsibleConnectionFailure) as problem:
                 return {**result, **done, "failed": True, "changed": False, "msg": f"{problem}\n{self._go_back()}"}
         return {**result, **done}
 
@@ -96,7 +100,7 @@ class ActionModule(ActionBase):
     def _gets_in(self, command: str = "true", user: str | None = None) -> str:
         """Return what keeps a new connection out, and nothing when it gets in and the command succeeds."""
         connection = self._connection
-        if connection.ansible_name != "ssh":
+        if connection.transport != "ssh":
             # Nothing that is done to ssh or the packet filter keeps out who comes another way.
             return ""
         # The one that is open proves nothing: the kernel and sshd let it live on.
@@ -113,11 +117,11 @@ class ActionModule(ActionBase):
             with at_most(PROOF_SECONDS):
                 code, out, error = connection.exec_command(command, sudoable=False)
         except (AnsibleError, TimeoutError) as problem:
-            return str(problem).strip()
+            return in_a_line(str(problem))
         finally:
             for name, value in present.items():
                 connection.set_option(name, value)
-        return "" if code == 0 else (error or out).decode(errors="replace").strip() or f"{command} ended with {code}"
+        return "" if code == 0 else in_a_line((error or out).decode(errors="replace")) or f"{command} ended with {code}"
 
     def _target(self, user: str | None = None) -> str:
         """The connection as a person would type it."""

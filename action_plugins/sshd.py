@@ -18,7 +18,9 @@ class ActionModule(GuardedAction):
         if self.done.pop("rest"):
             changed = self._step(step="sshd")
             if changed.get("failed") or changed.get("unreachable"):
-                raise self.not_proved(changed.get("msg", "the host did not answer"))
+                raise self.not_proved(
+                    changed.get("msg", "the host did not answer").removesuffix("\nThe host is as it was.")
+                )
             self._prove("with the new configuration of sshd")
         self._keep()
 

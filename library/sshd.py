@@ -6,6 +6,7 @@ from __future__ import annotations
 import pwd
 import re
 import shlex
+import shutil
 import stat
 import time
 from dataclasses import dataclass
@@ -238,7 +239,9 @@ class Sshd:
         return [file.path for file in self.differing] + ([RSA_KEY, RSA_KEY.with_suffix(".pub")] if self.short else [])
 
     def arm(self) -> None:
-        self.guard.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What a run left that was killed before it had armed anything.
+        shutil.rmtree(self.guard.directory, ignore_errors=True)
+        self.guard.directory.mkdir(mode=0o700, parents=True)
         if self.short:
             # Which takes a while on a small machine.
             self.must(
@@ -275,7 +278,8 @@ class Sshd:
         code, out, error = self.run("/usr/sbin/sshd", "-t")
         if code != 0:
             raise RefusedError(
-                f"sshd refuses the configuration: {(error or out).strip()}. To mend it, correct ssh_settings."
+                f"sshd refuses the configuration: {'; '.join((error or out).splitlines())}. "
+                "To mend it, correct ssh_settings."
             )
         _code, out, _error = self.run("/usr/sbin/sshd", "-T")
         for name, wanted in self.module.params["in_force"].items():

@@ -64,7 +64,7 @@ def command(limit, *options):
 
 def converge(*options, limit="web1"):
     # What is cut off is told after this time.
-    environment = os.environ | {"ANSIBLE_TIMEOUT": "4"}
+    environment = os.environ | {"ANSIBLE_TIMEOUT": "4", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
     return subprocess.run(command(limit, *options), env=environment, capture_output=True, text=True, check=False)
 
 
