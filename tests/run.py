@@ -27,7 +27,7 @@ BOTH_RELEASES = ("site", "postgresql")
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "rebuild")
-DRILLS = ("backup", "deploy", "standby", "rebuild", "ssh")
+DRILLS = ("backup", "deploy", "standby", "rebuild", "ssh", "firewall")
 
 
 @dataclass

@@ -110,8 +110,8 @@ def test_a_second_run_makes_no_connection_of_its_own(host):
     [
         ({"PermitRotLogin": "no"}, "sshd refuses the configuration"),
         ({"Port": "2222"}, "would not get in any more"),
-        ({"AllowUsers": "somebody-else"}, "does not succeed"),
-        ({"Port": "25"}, "The host is as it was"),
+        pytest.param(*({"AllowUsers": "somebody-else"}, "does not succeed"), marks=pytest.mark.drill),
+        pytest.param(*({"Port": "25"}, "The host is as it was"), marks=pytest.mark.drill),
     ],
     ids=["typo", "wrong-port", "allow-users", "port-taken"],
 )
@@ -131,6 +131,7 @@ def test_a_configuration_that_would_lock_out_is_taken_back(host, settings, said)
     assert login(host, "operator", "true").returncode == 0
 
 
+@pytest.mark.drill
 def test_nothing_is_shut_before_the_operator_has_got_in(host):
     """The keys are somebody else's, so that the one of this machine does not open the operator's account."""
     extra = "/etc/ssh/sshd_config.d/05-theirs.conf"
@@ -147,6 +148,7 @@ def test_nothing_is_shut_before_the_operator_has_got_in(host):
         host.check_output(f"rm {extra} && systemctl reload ssh")
 
 
+@pytest.mark.drill
 def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):
     """Every new login hangs, so that the proof does not come; the timer on the host knows nothing of that."""
     before = host.check_output(STATE)
@@ -163,6 +165,7 @@ def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, e
     assert host.run("ls /var/lib/offramp/undo/ssh").rc != 0
 
 
+@pytest.mark.drill
 def test_a_host_that_loses_power_before_the_proof_starts_sshd_as_it_was(host):
     """What the way back does at a boot, before sshd reads its configuration."""
     before = host.check_output(STATE)
@@ -206,6 +209,7 @@ def attempts(stranger, address, count=20):
     return count, time.monotonic() - begin
 
 
+@pytest.mark.drill
 def test_who_guesses_is_shut_out_and_the_controller_is_not(host, eventually):
     stranger, address = another(STRANGERS[name_of(host)]), host.ansible.get_variables()["address"]
     refused, seconds = attempts(stranger, address)
@@ -222,6 +226,7 @@ def test_who_guesses_is_shut_out_and_the_controller_is_not(host, eventually):
     eventually(lambda: attempts(stranger, address, 1)[0] == 1, seconds=20)
 
 
+@pytest.mark.drill
 def test_root_is_let_in_until_the_site_comes_in_as_the_operator(host):
     name = name_of(host)
     assert login(host, "root", "true").returncode == 0
