@@ -169,7 +169,7 @@ def test_the_kernel_refuses_redirects_on_each_interface_now_and_after_a_boot(hos
     assert "changed=0" in converge().stdout
 
 
-def test_ssh_is_limited_for_each_source_and_not_for_the_controller(host, addresses):
+def test_ssh_is_limited_for_each_source_and_not_for_the_controller(addresses):
     stranger = another("stranger")
     assert [reaches(stranger, addresses["ipv4"], 22) for _ in range(12)].count(False) > 0
     assert reaches(another("outsider"), addresses["ipv4"], 22)
