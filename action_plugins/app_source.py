@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -29,15 +30,44 @@ NEVER = {".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", 
 # What the role wants to know before a server has the archive.
 READ = {"procfile": ("Procfile",), "python_version": (".python-version", "runtime.txt")}
 SECONDS = 300
+# What git asks for a name and password; they stand in its environment, which nobody else can read.
+HELPER = """!f() {
+  [ "$1" != get ] || printf 'username=%s\\npassword=%s\\n' "$OFFRAMP_GIT_USER" "$OFFRAMP_GIT_PASSWORD"
+}; f"""
 
 
 class SourceError(Exception):
     """A source or version that cannot be had, in words for a person."""
 
 
+def without_login(url: str) -> str:
+    return re.sub(r"://\S+@", "://…@", url)
+
+
+def git_login(words: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
+    """Take the login out of a URL among git's arguments, which every user can read, and return it as environment."""
+    urls = [word for word in words if re.match(r"https?://[^/@]+@", word)]
+    if not urls:
+        return list(words), {}
+    parts = urlsplit(urls[0])
+    user, _, password = parts.netloc.rpartition("@")[0].partition(":")
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    settings = [("credential.username", unquote(user))]
+    if password:
+        # No other helper is asked, nor told what to keep.
+        settings = [("credential.helper", ""), ("credential.helper", HELPER)]
+    first = int(os.environ.get("GIT_CONFIG_COUNT") or 0)
+    environment = {"GIT_CONFIG_COUNT": str(first + len(settings))}
+    for number, (name, value) in enumerate(settings, first):
+        environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    environment |= {"OFFRAMP_GIT_USER": unquote(user), "OFFRAMP_GIT_PASSWORD": unquote(password)}
+    return [plain if word == urls[0] else word for word in words], environment
+
+
 def git(*words: str, directory: Path | None = None, check: bool = True) -> subprocess.CompletedProcess[bytes]:
     """Run git without ever asking a question."""
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+    words, login = git_login(words)
+    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", **login}
     environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
     # Set by git itself while it runs a hook, and meant for another repository.
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
@@ -287,7 +317,7 @@ def resolve_all(apps: Any, base: Path, cache: Path) -> tuple[dict[str, Any], lis
         try:
             sources[app["name"]] = resolve(app["source"], app.get("version") or "", base, kept)
         except (SourceError, OSError) as problem:
-            problems.append(f"{app['name']}: {problem}")
+            problems.append(without_login(f"{app['name']}: {problem}"))
     return sources, problems
 
 

@@ -39,6 +39,7 @@ def _module(folder: str, name: str) -> Any:
 app_source = _module("action_plugins", "app_source")
 heroku_app = _module("filter_plugins", "heroku_app")
 yaml_put = _module("filter_plugins", "yaml_put")
+apps_shown = _module("filter_plugins", "apps_shown").apps_shown
 apps_text = _module("filter_plugins", "apps_text").apps_text
 app_problems = _module("filter_plugins", "app_problems").app_problems
 
@@ -368,7 +369,7 @@ class Importer:
         return {
             "changed": changed,
             "report": as_text(report),
-            "diff": {**diff, "before": self.text, "after": text},
+            "diff": {**diff, "before": apps_shown(self.text), "after": apps_shown(text)},
         }
 
     def save(self, text: str) -> None:

@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import filter_loader
 
 SERVICES = {
-    "web": {80: "nginx", 443: "nginx", 6432: "pgbouncer", 11211: "memcached"},
+    "web": {80: "nginx", 443: "nginx", 6432: "pgbouncer", 7379: "haproxy", 11211: "memcached"},
     "db": {5432: "postgres", 6379: "redis-server"},
 }
 

@@ -8,8 +8,11 @@ import difflib
 import os
 import re
 import signal
+import sys
 import zoneinfo
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CORE_RANGE = ((2, 19), (2, 22))
 GIT_TIMEOUT_SECONDS = 6
 HOST_VALUES = ("address", "ansible_connection", "ansible_host", "ansible_port", "cpus", "memory_mib")
+# What a site says that is no role's option
+SITE_VALUES = ("apps", "config_vars", "tls_certificates")
 SUFFIXES = ("", ".yml", ".yaml", ".json")
+# Ansible loads a plugin by its path: the one beside it is found by the directory.
+sys.path.append(str(Path(__file__).parent))
+git_login = import_module("app_source").git_login
 YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -183,9 +191,10 @@ def git_environment() -> dict[str, str]:
 
 async def git(*words: str) -> tuple[int, str, str]:
     """Run git for a few seconds; None in place of its exit code means that it took longer."""
+    words, login = git_login(words)
     process = await asyncio.create_subprocess_exec(
         *("git", "-c", "safe.directory=*", *words),
-        env=git_environment(),
+        env=git_environment() | login,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -369,9 +378,9 @@ class ActionModule(ActionBase):
         names = files.names() | {name for own in raw.values() for name in own if name.startswith("vault_")}
         options = role_options()
         site_values = {}
-        for name in sorted(names | {"apps", "config_vars"}):
+        for name in sorted(names | {*SITE_VALUES}):
             holder = next((host for host in order if name in raw[host]), None)
-            if holder is not None and (name in ("apps", "config_vars") or name in options or name.startswith("vault_")):
+            if holder is not None and (name in SITE_VALUES or name in options or name.startswith("vault_")):
                 site_values[name] = values[holder].resolve(raw[holder][name])
         site = {
             "groups": groups,
@@ -389,6 +398,9 @@ class ActionModule(ActionBase):
         if not site_values.get("backup_s3_bucket"):
             display.warning("Nothing is backed up: the inventory names no bucket (docs/first-day.md, step 6).")
         found = filtered("site_problems", site)
+        if task_vars.get("site_is_new"):
+            # Its first app is brought by a command of its own.
+            found = [entry for entry in found if entry["path"] != ["apps"]]
         # Ansible reads the values of hosts: without one, nothing can be said of them.
         yield from found if raw else (entry for entry in found if entry["path"][0] == "groups")
         apps = site_values.get("apps") or []
@@ -397,6 +409,8 @@ class ActionModule(ActionBase):
             {operator: "that is the operator's account (base_operator_name)"} if isinstance(operator, str) else {}
         )
         config_vars = site_values.get("config_vars") or {}
+        if site_values.get("tls_source") == "own":
+            yield from filtered("certificate_problems", apps, site_values.get("tls_certificates"), datetime.now(UTC))
         yield from filtered("app_problems", apps, source_facts(apps), reserved, config_vars)
 
     def _templar_of(self, task_vars: dict[str, Any], own: Mapping[str, Any]) -> Templar:

@@ -92,6 +92,20 @@ logfile /var/log/redis/redis-server.log
 pidfile /run/redis/redis-server.pid
 CONF
   chown redis:redis /etc/redis/redis.conf
+  put /etc/haproxy/haproxy.cfg <<'CONF'
+global
+    log stdout format raw daemon notice
+    user haproxy
+    group haproxy
+defaults
+    mode tcp
+    timeout connect 2s
+    timeout client 24d
+    timeout server 24d
+listen redis
+    bind 127.0.0.1:7379
+    server primary 127.0.0.1:6379
+CONF
   put /etc/memcached.conf <<<$'-u memcache\n-P /var/run/memcached/memcached.pid\n-p 11211\n-U 0\n-l 127.0.0.1\n-m 64'
   put /etc/pgbouncer/pgbouncer.ini 0640 <<CONF
 [databases]
@@ -153,8 +167,8 @@ CONF
 }
 
 start_services() {
-  keep_up postgresql@17-main redis-server memcached pgbouncer nginx supervisor
-  systemctl start postgresql@17-main redis-server memcached pgbouncer nginx
+  keep_up postgresql@17-main redis-server haproxy memcached pgbouncer nginx supervisor
+  systemctl start postgresql@17-main redis-server haproxy memcached pgbouncer nginx
   runuser -u postgres -- psql -qX <<SQL
 CREATE ROLE $app LOGIN PASSWORD '$database_password';
 CREATE DATABASE $app OWNER $app TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8';
@@ -174,7 +188,7 @@ install_app() {
 SECRET_KEY='$(secret)'
 ALLOWED_HOSTS='$domain'
 DATABASE_URL='postgres://$app:$database_password@127.0.0.1:6432/$app'
-REDIS_URL='redis://:$redis_password@127.0.0.1:6379/0'
+REDIS_URL='redis://:$redis_password@127.0.0.1:7379/0'
 MEMCACHE_SERVERS='127.0.0.1:11211'
 CONF
   chgrp $app $home/env

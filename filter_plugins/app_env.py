@@ -43,8 +43,14 @@ options:
     type: str
   redis_address:
     description:
-      - Address of redis, for the service redis.
+      - Address at which the app finds redis.
     type: str
+    default: 127.0.0.1
+  redis_port:
+    description:
+      - Port of redis there.
+    type: int
+    default: 7379
   redis_password:
     description:
       - Password of redis.
@@ -81,7 +87,8 @@ def app_env(
     database_address: str = "127.0.0.1",
     database_port: int = 6432,
     database_password: str | None = None,
-    redis_address: str | None = None,
+    redis_address: str = "127.0.0.1",
+    redis_port: int = 7379,
     redis_password: str | None = None,
     memcached_servers: list[str] | None = None,
 ) -> str:
@@ -93,9 +100,8 @@ def app_env(
         at = f"{_host(database_address)}:{database_port}"
         variables["DATABASE_URL"] = f"postgres://{app['database']}:{password}@{at}/{app['database']}"
     if "redis" in services:
-        address = _needed(name, "redis", "redis_address", redis_address, quoted=False)
         password = _needed(name, "redis", "redis_password", redis_password)
-        variables["REDIS_URL"] = f"redis://:{password}@{_host(address)}:6379/0"
+        variables["REDIS_URL"] = f"redis://:{password}@{_host(redis_address)}:{redis_port}/0"
     if "memcached" in services:
         variables["MEMCACHE_SERVERS"] = ",".join(memcached_servers or [])
     variables.update(app["config"])

@@ -67,12 +67,14 @@ KEYS = {
     "python": 'python: "3.13"',
     "port": "port: 8000",
     "health_path": "health_path: /health",
+    "backup_check": "backup_check: SELECT count(*) > 0 FROM users",
     "static_url": "static_url: /static/",
     "static_path": "static_path: staticfiles",
+    "headers": "headers: {X-Frame-Options: DENY}",
     "process_mib": "process_mib: 96",
 }
 REQUIRED = ("name", "source")
-TEXT = ("name", "source", "version", "python", "health_path", "static_url", "static_path")
+TEXT = ("name", "source", "version", "python", "health_path", "backup_check", "static_url", "static_path")
 SERVICES = ("postgresql", "redis", "memcached")
 # What people coming from other tools write.
 SYNONYMS = {
@@ -86,6 +88,8 @@ SYNONYMS = {
     "git": "source",
     "healthcheck": "health_path",
     "hostname": "domains",
+    "http_headers": "headers",
+    "security_headers": "headers",
     "hosts": "domains",
     "procfile": "processes",
     "ref": "version",
@@ -215,6 +219,7 @@ SITE_PORTS = {
     5432: "PostgreSQL",
     6379: "redis",
     6432: "pgbouncer",
+    7379: "haproxy",
     11211: "memcached",
 }
 PROVIDED = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}
@@ -494,6 +499,28 @@ def check_config(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
             )
 
 
+def check_headers(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield problem(path, f"headers of {app} is {kind(value)}, not names with values", f"write  {KEYS['headers']}")
+        return
+    for name, setting in value.items():
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", str(name)):
+            yield problem(
+                [*path, name],
+                f'{app} has a header named "{name}"; names are letters, digits and hyphens',
+                f"write  {KEYS['headers']}",
+            )
+        elif not unresolved(setting) and not (
+            isinstance(setting, str) and re.fullmatch(r"[^\x00-\x1f\x7f\"\\$]*", setting)
+        ):
+            yield problem(
+                [*path, name],
+                f"header {name} of {app} is {kind(setting)}; it takes text on one line without double quotes, "
+                "backslash and $",
+                f'write it in quotes:  {name}: "…"  (or  ""  for no such header)',
+            )
+
+
 def check_services(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
     if not isinstance(value, list):
         yield problem(path, f"services of {app} is {kind(value)}, not a list", f"write  {KEYS['services']}")
@@ -575,6 +602,7 @@ CHECKS: dict[str, Check] = {
     "health_path": check_health_path,
     "static_url": check_static_url,
     "static_path": check_static_path,
+    "headers": check_headers,
     "process_mib": check_process_mib,
 }
 

@@ -78,10 +78,7 @@ DATABASE = (
     "postgres://{role}:{{{{ vault_database_passwords['{app}'] | urlencode | replace('/', '%2F') }}}}"
     "@127.0.0.1:{{{{ pgbouncer_port }}}}/{role}"
 )
-REDIS = (
-    "redis://:{{ vault_redis_password | urlencode | replace('/', '%2F') }}@{{ topology_redis_address }}:"
-    "{{ redis_port }}/0"
-)
+REDIS = "redis://:{{ vault_redis_password | urlencode | replace('/', '%2F') }}@127.0.0.1:{{ haproxy_redis_port }}/0"
 MEMCACHED = "{{ topology_memcached_servers | join(',') }}"
 # Other names under which add-ons hand out what the site has, with the service and the value.
 ALIASES = (

@@ -38,7 +38,7 @@ options:
       - Services that the host has, without its apps.
     type: list
     elements: str
-    choices: [postgresql, redis, memcached, nginx, pgbouncer, supervisor]
+    choices: [postgresql, redis, haproxy, memcached, nginx, pgbouncer, supervisor]
     default: []
   apps:
     description:
@@ -86,8 +86,8 @@ EXAMPLES = r"""
 - name: Show the parts of a host that is everything, with a redis of a given size
   ansible.builtin.debug:
     msg: >-
-      {{ 2048 | memory_budget(2, services=['postgresql', 'redis', 'memcached', 'nginx', 'pgbouncer', 'supervisor'],
-                              apps=apps | site_apps, own={'redis': 64}) }}
+      {{ 2048 | memory_budget(2, services=['postgresql', 'redis', 'haproxy', 'memcached', 'nginx', 'pgbouncer',
+                              'supervisor'], apps=apps | site_apps, own={'redis': 64}) }}
 """
 
 RETURN = r"""
@@ -132,6 +132,7 @@ _least_mib, _check_number = _memory.least_mib, _memory._check_number
 SERVICES = {
     "postgresql": "PostgreSQL",
     "redis": "redis",
+    "haproxy": "haproxy",
     "memcached": "memcached",
     "nginx": "nginx",
     "pgbouncer": "pgbouncer",
@@ -274,8 +275,13 @@ def _least_part(name: str, cpus: int, own: Mapping[str, int], connections: int) 
         return Part(name, words, _redis_mib(own.get(name, LEAST_DATA)), "data, and half as much to save it", given)
     if name == "memcached":
         return Part(name, words, own.get(name, LEAST_DATA) + MEMCACHED_BESIDE, "items and connections", given)
-    sizes = {"nginx": 8 + 8 * cpus, "pgbouncer": 16, "supervisor": 24}
-    reasons = {"nginx": f"{cpus} workers", "pgbouncer": "connections", "supervisor": "the process manager"}
+    sizes = {"haproxy": 32, "nginx": 8 + 8 * cpus, "pgbouncer": 16, "supervisor": 24}
+    reasons = {
+        "haproxy": "connections",
+        "nginx": f"{cpus} workers",
+        "pgbouncer": "connections",
+        "supervisor": "the process manager",
+    }
     return Part(name, words, sizes[name], reasons[name])
 
 

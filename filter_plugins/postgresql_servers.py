@@ -33,7 +33,8 @@ _value:
   description: >-
     C(primary) and C(standby), names of hosts or empty; C(superseded), a server that was primary before and holds
     a history of its own; C(silent), the hosts that did not answer; C(states) by host; C(says), one line a host; and
-    C(problem), why there is no primary that can be relied on, with what to run, or empty.
+    C(problem), why there is no primary that can be relied on, with what to run, or empty. Where the versions
+    differ, as in an upgrade that was broken off, there is a C(problem), and the C(primary) is that of the newer one.
   type: dict
 """
 
@@ -83,6 +84,14 @@ def decided(hosts: list[str], states: Mapping[str, State], silent: list[str]) ->
         for host, state in known.items()
         if host not in standbys and (state["has_databases"] or state["system_identifier"] in followed)
     ]
+    versions = {host: state.get("version", 0) for host, state in known.items()}
+    if len(set(versions.values())) > 1:
+        have = " and ".join(f"{host} has {version}" for host, version in versions.items())
+        return {
+            "primary": max(primaries, key=versions.get, default=""),
+            "problem": f"the database servers have different versions of PostgreSQL: {have}. To bring both to the "
+            "newer one, run  ansible-playbook playbooks/postgres_upgrade.yml:",
+        }
     identifiers = {known[host]["system_identifier"] for host in (*primaries, *standbys)}
     if len(identifiers) > 1:
         return {

@@ -21,7 +21,7 @@ options:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
         C(processes), C(stop_seconds), C(single), C(schedule), C(writable), C(config), C(services), C(python), C(port),
-        C(health_path), C(static_url), C(static_path) and C(process_mib).
+        C(health_path), C(backup_check), C(static_url), C(static_path), C(headers) and C(process_mib).
     type: list
     elements: dict
     required: true
@@ -59,6 +59,13 @@ JOB_KEYS = ({"command", "every"}, {"command", "at"})
 EVERY_HELP = "every: 10m, 1h, 6h, 1d or the like, which comes out even in an hour or a day"
 AT_HELP = "at: '03:30', ':15' (of each hour) or 'Mon,Thu 03:30'"
 SERVICES = ("postgresql", "redis", "memcached")
+# What every answer carries unless the app sends its own, or its entry says otherwise.
+HEADERS = {
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Strict-Transport-Security": "max-age=63072000",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+}
 
 # What an app in the inventory may say: the kind of each value, and the default where there is one. The preflight reads
 # this table too, so that a key is known everywhere or nowhere. Where none stands here, it
@@ -78,8 +85,11 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "python": {"kind": "string", "default": ""},
     "port": {"kind": "number"},
     "health_path": {"kind": "string", "default": "/"},
+    # A query that says true of a restored database which is whole
+    "backup_check": {"kind": "string", "default": ""},
     "static_url": {"kind": "string", "default": "/static/"},
     "static_path": {"kind": "string", "default": "staticfiles"},
+    "headers": {"kind": "headers", "default": {}},
     # Size of one process in MiB, where the usual one of the memory budget is wrong
     "process_mib": {"kind": "number"},
 }
@@ -87,6 +97,9 @@ APP_KEYS: dict[str, dict[str, Any]] = {
 # A longer name makes a bad system user, and a capital or an underscore an awkward database or file name.
 NAME_PATTERN = r"[a-z][a-z0-9-]{0,30}"
 CONFIG_NAME_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*"
+HEADER_NAME_PATTERN = r"[A-Za-z][A-Za-z0-9-]*"
+# It stands between double quotes in a file of nginx's.
+HEADER_VALUE_PATTERN = r"[^\x00-\x1f\x7f\"\\$]*"
 PROCESS_TYPE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 
 KINDS = {
@@ -96,6 +109,7 @@ KINDS = {
     "counts": "a mapping of process types to how many of each",
     "seconds": "a mapping of process types to seconds",
     "schedule": "a list of mappings, each with command and either every or at",
+    "headers": "a mapping of response headers to strings",
     "config": "a mapping of names to strings",
 }
 
@@ -138,6 +152,7 @@ def _complete(app: Any, position: int) -> dict[str, Any]:
     name = full["name"]
     full.setdefault("port", FIRST_PORT + PORTS_AN_APP * position)
     full.setdefault("process_mib", None)
+    full["headers"] = _with_defaults(full["headers"])
     full["user"] = name
     full["home"] = f"{HOMES}/{name}"
     full["database"] = name.replace("-", "_")
@@ -190,6 +205,8 @@ def _value(where: str, kind: str, value: Any) -> Any:
         }
     if kind == "schedule" and _is_list(value) and all(isinstance(job, Mapping) for job in value):
         return [_job(f"{where}[{position}]", job) for position, job in enumerate(value)]
+    if kind == "headers" and isinstance(value, Mapping):
+        return {_matching(where, HEADER_NAME_PATTERN, name): _header(f"{where}.{name}", value[name]) for name in value}
     if kind == "config" and isinstance(value, Mapping):
         return {
             _matching(where, CONFIG_NAME_PATTERN, name): _config_value(f"{where}.{name}", value[name]) for name in value
@@ -241,6 +258,20 @@ def _config_value(where: str, value: Any) -> str:
         raise AnsibleFilterError(f"{where} is a boolean, and an environment holds text: quote it, as in 'true' or '0'")
     what = "holds a zero byte" if _is_text(value) else f"is a {type(value).__name__}"
     raise AnsibleFilterError(f"{where} {what}, and an environment holds text without zero bytes")
+
+
+def _header(where: str, value: Any) -> str:
+    if _is_text(value) and re.fullmatch(HEADER_VALUE_PATTERN, value):
+        return str(value)
+    wish = "text on one line without double quotes, backslash and $"
+    raise AnsibleFilterError(f"{where} must be {wish}, not {_shown(value)}")
+
+
+def _with_defaults(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an app over those of every app; an empty one takes one away."""
+    own = {name.lower() for name in headers}
+    usual = {name: HEADERS[name] for name in HEADERS if name.lower() not in own}
+    return {name: value for name, value in {**usual, **headers}.items() if value}
 
 
 def _count(where: str, value: Any) -> int:

@@ -87,6 +87,7 @@ SITE_NAMES = (
     "config_vars",
     "operator_addresses",
     "pool_size",
+    "tls_certificates",
     "vault_redis_password",
     "vault_replication_password",
     "vault_database_passwords",
@@ -130,6 +131,7 @@ SYSTEM_USERS = frozenset(
         "redis",
         "memcache",
         "memcached",
+        "haproxy",
         "pgbouncer",
         "nginx",
         "supervisor",
@@ -608,6 +610,30 @@ def backup_problems(site: dict[str, Any]) -> Iterator[Problem]:
         )
 
 
+# Certificates
+
+
+def tls_problems(site: dict[str, Any]) -> Iterator[Problem]:
+    """A certificate authority that is to be asked, and could not be."""
+    values = site["values"]
+    if values.get("tls_source") != "acme":
+        return
+    email = values.get("tls_acme_email")
+    if email and isinstance(email, str) and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", email):
+        yield problem(
+            ["tls_acme_email"],
+            f'tls_acme_email, "{email}", is no address that a certificate authority could write to',
+            "write  tls_acme_email: you@your-domain  or leave it out",
+        )
+    url = values.get("tls_acme_directory_url")
+    if isinstance(url, str) and not re.fullmatch(r"https://\S+", url):
+        yield problem(
+            ["tls_acme_directory_url"],
+            f'tls_acme_directory_url, "{url}", is no https address',
+            "remove it, and Let's Encrypt is asked",
+        )
+
+
 # Secrets
 
 
@@ -749,6 +775,7 @@ def site_problems(site: dict[str, Any]) -> list[Problem]:
         type_problems,
         base_problems,
         backup_problems,
+        tls_problems,
         secret_problems,
     )
     return list(itertools.chain.from_iterable(check(site) for check in checks))

@@ -55,6 +55,7 @@ COLOURS = {
     "system": ("#c6c6c6", False),
     "PostgreSQL": ("#0072b2", True),
     "redis": ("#d55e00", False),
+    "haproxy": ("#772200", True),
     "memcached": ("#e69f00", False),
     "nginx": ("#009e73", False),
     "pgbouncer": ("#56b4e9", False),

@@ -539,6 +539,8 @@ def main() -> None:
         if needed:
             lock.extend(ARCHIVE_SECONDS)
     except (BuildError, HeldError, OSError) as problem:
+        # What a package's own build says of a failure may hold what it was given.
+        module.no_log_values |= build.releases.secrets(build.number)
         story = f"v{build.number} of {build.app} was not built"
         module.fail_json(msg=f"{story}: {problem}", outcome=f"{story}: {in_one_line(str(problem))}")
     module.exit_json(changed=changed, archive_needed=needed, release_command="release" in build.process_types)

@@ -64,6 +64,8 @@ def run_command(module: AnsibleModule, releases: Releases) -> None:
     keep = ["--keep", ",".join(environment)] if environment else []
     command = [APP_RUN, app, "--release", f"v{number}", *keep, "--process", "release"]
     code, out, said = module.run_command(command, environ_update=environment)
+    # What an app says of a failure may hold what it was given.
+    module.no_log_values |= releases.secrets(number)
     output = (out + said).strip()
     if code != 0:
         end = output.splitlines()[-LINES:] or ["it said nothing"]

@@ -598,6 +598,8 @@ def main() -> None:
             with Lock(roll.app, module.params["token"]).hold():
                 roll.leave() if module.params["state"] == "back" else roll.roll()
     except (RollError, HeldError, OSError) as problem:
+        # The end of an app's log may hold what it was given.
+        module.no_log_values |= roll.releases.secrets(roll.number, roll.releases.at(".served"))
         module.fail_json(msg=str(problem), outcome=getattr(problem, "outcome", str(problem)), actions=roll.actions)
     module.exit_json(changed=bool(roll.actions), actions=roll.actions)
 

@@ -14,7 +14,9 @@ description:
     same names, in a fraction of its time.
   - C(memtotal_mb), C(processor_vcpus) and C(processor_nproc) are what may be used, the least of the machine's and of
     the limits of every control group above, version 1 and 2. C(huge_pages_mib) is what the kernel has set aside in
-    huge pages for others than our own services.
+    huge pages for others than our own services. C(postgresql_version) is the major version of the cluster that is
+    there, which an upgrade of Debian leaves as it is, and C(postgresql_release_version) the one that this Debian has,
+    and that a host without a cluster gets.
 author: [Offramp]
 """
 

@@ -67,8 +67,8 @@ WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby')
 
 
 def promote(module: AnsibleModule, administrator: Administrator) -> bool:
-    def ask(query: str) -> list[str]:
-        answer = administrator.ask(query)
+    def ask(query: str, seconds: int = 5) -> list[str]:
+        answer = administrator.ask(query, seconds=seconds)
         if answer is None:
             module.fail_json(msg=f"this server does not answer: {administrator.said.strip()}\n{administrator.log}")
         return answer
@@ -90,7 +90,7 @@ def promote(module: AnsibleModule, administrator: Administrator) -> bool:
         ask(ALONE)
         ask(KEEP)
         ask("SELECT pg_reload_conf()")
-    if ask(f"SELECT pg_promote(true, {module.params['timeout']})") != ["t"]:
+    if ask(f"SELECT pg_promote(true, {module.params['timeout']})", module.params["timeout"] + 5) != ["t"]:
         module.fail_json(msg=f"the standby was told to be primary and is not so yet\n{administrator.log}")
     return True
 

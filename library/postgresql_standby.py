@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from pathlib import Path
@@ -20,6 +21,8 @@ description:
   - What the primary does not have is kept. Before C(pg_rewind) the cluster's WAL is copied, and before a copy the whole
     data directory is moved, both to C(/var/lib/postgresql/<version>/kept-<time>). Only a cluster with nobody's database
     is removed.
+  - A standby that was away for longer than the primary keeps WAL for it gets a new slot, and goes on from the archive
+    where the server has a C(restore_command) that finds the WAL there.
   - Leaves the server stopped after a change, so that its settings can be brought up to the primary's before it starts.
 options:
   version:
@@ -40,6 +43,20 @@ options:
       and one that is a standby is left alone.
     type: bool
     default: false
+  restore:
+    description: >-
+      Command that restores the newest base backup of the primary's, to which C(--pg1-path) is added, in place of
+      C(pg_basebackup). Where it fails, or restores another cluster, the primary is copied after all.
+    type: list
+    elements: str
+    default: []
+  state:
+    description: >-
+      C(present) makes it a standby; C(streaming) waits until it streams from the primary, as long as it gets on with
+      the WAL that it finds in the archive.
+    type: str
+    choices: [present, streaming]
+    default: present
 author: [Offramp]
 """
 
@@ -52,7 +69,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 how:
-  description: C(following) when there was nothing to do, C(rewound) or C(copied).
+  description: C(following) when there was nothing to do, C(rewound), C(copied) or C(restored).
   returned: always
   type: str
 kept:
@@ -62,6 +79,8 @@ kept:
 """
 
 STREAMING_SECONDS = 10
+# What fetches and replays a segment shows it by another segment within this time.
+STANDSTILL_SECONDS = 60
 # pg_basebackup must not find the slot taken; pg_rewind needs one that holds the WAL from now on.
 SLOT = """
 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
@@ -76,6 +95,8 @@ OWN_SLOT = (
     "SELECT pg_drop_replication_slot('standby') FROM pg_replication_slots WHERE slot_name = 'standby' AND NOT active"
 )
 PRIMARY = "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system())"
+LOST_SLOT = "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'standby' AND NOT active AND wal_status = 'lost'"
+RESTORES = "SELECT setting <> '' FROM pg_settings WHERE name = 'restore_command'"
 WAL_RECEIVER = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
 
 
@@ -104,8 +125,7 @@ class Standby:
         # Servers made from one image have one identifier, and new clusters with nothing in common.
         if own == identifier and (self.cluster.has_databases or self.cluster.is_standby) and self.rewind():
             return "rewound"
-        self.copy()
-        return "copied"
+        return self.copy(identifier)
 
     def fail(self, message: str) -> None:
         self.module.fail_json(msg=message, kept=str(self.kept or ""))
@@ -128,10 +148,34 @@ class Standby:
             self.started = True
             # One whose history has parted from the primary's is never ready, and a start would wait for that.
             self.local.systemctl("start", "--no-block", self.cluster.unit)
-        if not self.streams_within(STREAMING_SECONDS):
+        if not self.streams_within(STREAMING_SECONDS) and not self.goes_on_from_the_archive():
             return False
         self.local.ask(OWN_SLOT)
         return True
+
+    def goes_on_from_the_archive(self) -> bool:
+        """Whether the standby, of which the primary kept WAL no longer, catches up from the archive."""
+        lost = self.ask_primary(LOST_SLOT)
+        if not lost or self.module.check_mode or self.local.ask(RESTORES) != ["t"]:
+            return False
+        self.ask_primary(SLOT)
+        self.ask_primary(MAKE_SLOT)
+        self.started = True
+        return self.catches_up()
+
+    def catches_up(self) -> bool:
+        """Wait until the standby streams, for as long as it gets on with what it finds in the archive."""
+        seen, deadline = "", time.monotonic() + STANDSTILL_SECONDS
+        while time.monotonic() < deadline:
+            if self.local.ask(WAL_RECEIVER) == ["1"]:
+                return True
+            # Before it lets anybody in, the title of its process tells which segment it has come to.
+            title = self.module.run_command(["ps", "--ppid", str(self.cluster.postmaster or 0), "-o", "args="])[1]
+            at = re.findall(r"recovering ([0-9A-F]{24})", title)
+            if at and at[0] != seen:
+                seen, deadline = at[0], time.monotonic() + STANDSTILL_SECONDS
+            time.sleep(0.5)
+        return False
 
     def streams_within(self, seconds: int) -> bool:
         deadline = time.monotonic() + seconds
@@ -194,16 +238,27 @@ class Standby:
         for slot in (self.cluster.data / "pg_replslot").glob("*"):
             shutil.rmtree(slot)
 
-    def copy(self) -> None:
+    def restore(self, new: Path, identifier: str) -> bool:
+        """Restore the newest base backup, if there is one and it is the primary's."""
+        if not self.module.params["restore"]:
+            return False
+        new.mkdir(mode=0o700)
+        shutil.chown(new, "postgres", "postgres")
+        code, out, error = self.local.run(*self.module.params["restore"], f"--pg1-path={new}")
+        problem = (error.strip() or out.strip()).splitlines()[-1:] if code else []
+        if not problem and self.local.control(new)["Database system identifier"] != identifier:
+            problem = ["the base backup is another cluster's"]
+        if problem:
+            shutil.rmtree(new)
+            self.module.warn(f"{self.module.params['restore'][0]}: {problem[0]}. So the primary is copied.")
+        return not problem
+
+    def copy(self, identifier: str) -> str:
         new = self.cluster.data.with_name("main.new")
         shutil.rmtree(new, ignore_errors=True)
-        code, _out, error = self.local.run(
-            *(str(self.cluster.programs / "pg_basebackup"), f"--pgdata={new}", f"--dbname={self.primary}"),
-            *("--slot=standby", "--wal-method=stream", "--checkpoint=fast"),
-        )
-        if code:
-            shutil.rmtree(new, ignore_errors=True)
-            self.fail(f"pg_basebackup: {error.strip()}")
+        restored = self.restore(new, identifier)
+        if not restored:
+            self.copy_primary(new)
         self.stop()
         if self.cluster.has_databases:
             self.cluster.data.rename(self.keep() / "main")
@@ -211,6 +266,16 @@ class Standby:
             shutil.rmtree(self.cluster.data)
         new.rename(self.cluster.data)
         self.mark()
+        return "restored" if restored else "copied"
+
+    def copy_primary(self, new: Path) -> None:
+        code, _out, error = self.local.run(
+            *(str(self.cluster.programs / "pg_basebackup"), f"--pgdata={new}", f"--dbname={self.primary}"),
+            *("--slot=standby", "--wal-method=stream", "--checkpoint=fast"),
+        )
+        if code:
+            shutil.rmtree(new, ignore_errors=True)
+            self.fail(f"pg_basebackup: {error.strip()}")
 
 
 def main() -> None:
@@ -220,10 +285,18 @@ def main() -> None:
             "port": {"type": "int", "default": 5432},
             "peer": {"type": "str", "required": True},
             "rejoin": {"type": "bool", "default": False},
+            "restore": {"type": "list", "elements": "str", "default": []},
+            "state": {"type": "str", "choices": ["present", "streaming"], "default": "present"},
         },
         supports_check_mode=True,
     )
     standby = Standby(module)
+    if module.params["state"] == "streaming":
+        if not standby.catches_up():
+            standby.fail(
+                f"it does not follow the primary at {module.params['peer']}. Its log ends:\n{standby.local.log}"
+            )
+        module.exit_json(changed=False, how="following", kept="")
     how = standby.follow()
     module.exit_json(changed=how != "following" or standby.started, how=how, kept=str(standby.kept or ""))
 

@@ -37,10 +37,10 @@ EXAMPLES = r"""
 RETURN = r"""
 state:
   description: >-
-    C(initialised), C(has_databases), C(standby) (follows another when it starts), C(running), C(recovering) (takes no
-    writes now), C(system_identifier), C(timeline), C(standbys) (of a primary, each with C(state) and C(lag_bytes)),
-    C(received_lsn), C(behind_seconds) and C(wal_bytes_a_second) (of a standby), and C(peer): C(primary), C(standby) or
-    C(silent).
+    C(initialised), C(version), C(has_databases), C(standby) (follows another when it starts), C(running),
+    C(recovering) (takes no writes now), C(system_identifier), C(timeline), C(standbys) (of a primary, with C(state)
+    and C(lag_bytes)), C(received_lsn), C(behind_seconds) and C(wal_bytes_a_second) (of a standby), and C(peer):
+    C(primary), C(standby) or C(silent).
   returned: always
   type: dict
 """
@@ -68,6 +68,7 @@ def state_of(module: AnsibleModule) -> dict[str, Any]:
     cluster = Cluster.found()
     state: dict[str, Any] = {
         "initialised": cluster is not None,
+        "version": cluster.version if cluster else 0,
         "has_databases": False,
         "standby": False,
         "running": False,

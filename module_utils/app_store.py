@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.placing import place_file, place_link
 
@@ -22,6 +23,11 @@ LEASE_SECONDS = 45
 RENEW_SECONDS = 10
 # What a release can be. Those that served and were not left for being bad can be gone back to.
 BUILDING, FAILED, SERVING, SERVED, ROLLED_BACK = "building", "failed", "serving", "ok", "rolled back"
+
+# A line of an environment file, in which a quote within a value is written '\''
+VALUE = re.compile(r"^[A-Za-z_]\w*='((?:[^']|'\\'')*)'$", re.MULTILINE)
+# A shorter one would be found within other words.
+SHORTEST_SECRET, SHORTEST_PASSWORD = 12, 4
 
 
 class HeldError(Exception):
@@ -34,6 +40,19 @@ def flocked(path: Path) -> Iterator[None]:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def secrets_in(env: str) -> set[str]:
+    """Return what may be secret in an environment file: long values with letters and digits, passwords in URLs."""
+    found = set()
+    for match in VALUE.finditer(env):
+        value = match[1].replace("'\\''", "'")
+        with contextlib.suppress(ValueError):
+            password = urlsplit(value).password or ""
+            found |= {text for text in (password, unquote(password)) if len(text) >= SHORTEST_PASSWORD}
+        if len(value) >= SHORTEST_SECRET and re.search(r"\d", value) and re.search(r"[A-Za-z]", value):
+            found.add(value)
+    return found
 
 
 class Lock:
@@ -139,6 +158,11 @@ class Releases:
 
     def directory(self, number: int) -> Path:
         return self.home / "releases" / f"v{number}"
+
+    def secrets(self, *numbers: int | None) -> set[str]:
+        """Return what is not to be told of what a program of these releases said."""
+        paths = [self.directory(number) / "env" for number in numbers if number is not None]
+        return {secret for path in paths if path.exists() for secret in secrets_in(path.read_text(errors="replace"))}
 
     def build_directory(self, build: str) -> Path:
         return self.home / "builds" / build

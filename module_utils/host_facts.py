@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.huge_pages import HugePages
+from ansible.module_utils.postgresql_cluster import OF_RELEASE, Cluster
 
 ROOT = Path("/")
 # A control group without a limit says a number that no machine has.
@@ -82,6 +83,7 @@ def cpus(root: Path = ROOT) -> int:
 
 def host_facts() -> dict[str, Any]:
     system = release()
+    cluster = Cluster.found()
     version, point = system.get("VERSION_ID", ""), read("/etc/debian_version").strip()
     return {
         "ansible_architecture": platform.machine(),
@@ -96,6 +98,8 @@ def host_facts() -> dict[str, Any]:
         "ansible_memtotal_mb": memory_mib(),
         "ansible_os_family": "Debian",
         "ansible_pkg_mgr": "apt",
+        "ansible_postgresql_release_version": OF_RELEASE.get(version.split(".")[0], 0),
+        "ansible_postgresql_version": cluster.version if cluster else OF_RELEASE.get(version.split(".")[0], 0),
         "ansible_processor_nproc": cpus(),
         "ansible_processor_vcpus": cpus(),
         "ansible_python_version": platform.python_version(),

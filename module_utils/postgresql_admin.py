@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.postgresql_cluster import Cluster
@@ -27,11 +28,11 @@ class Administrator:
         command = [*limit, "runuser", "--user=postgres", "--", *words]
         return self.module.run_command(command, environ_update={"LC_ALL": "C"}, cwd="/")
 
-    def control(self) -> dict[str, str]:
-        """Return what the control file says, by the labels of pg_controldata."""
-        code, out, error = self.run(str(self.cluster.programs / "pg_controldata"), str(self.cluster.data))
+    def control(self, data: Path | None = None) -> dict[str, str]:
+        """Return what the control file of the cluster, or of other data, says, by the labels of pg_controldata."""
+        code, out, error = self.run(str(self.cluster.programs / "pg_controldata"), str(data or self.cluster.data))
         if code:
-            self.module.fail_json(msg=f"pg_controldata {self.cluster.data}: {error.strip()}")
+            self.module.fail_json(msg=f"pg_controldata {data or self.cluster.data}: {error.strip()}")
         return dict(re.findall(r"^([^:\n]+):\s+(.+)$", out, re.MULTILINE))
 
     def ask(self, query: str, conninfo: str = "", seconds: int = 5) -> list[str] | None:

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 ROOT = Path("/")
-# A host has the one of its Debian release, and during an upgrade two.
+# A host has the one of its Debian release, and two from an upgrade on until the older one is removed.
 MAJORS = (18, 17, 16, 15)
+OF_RELEASE = {"12": 15, "13": 17}
 
 
 class Cluster:
@@ -26,11 +27,26 @@ class Cluster:
         return Path(named[-1]) if named else root / f"var/lib/postgresql/{self.version}/main"
 
     @classmethod
-    def found(cls) -> Cluster | None:
-        """Return the host's cluster: the one that runs, else the newest."""
-        installed = (cls(version) for version in MAJORS)
+    def found(cls, root: Path = ROOT) -> Cluster | None:
+        """Return the host's cluster, of two the one that serves: ours that starts by itself, else the one with data."""
+        installed = (cls(version, root) for version in MAJORS)
         clusters = [cluster for cluster in installed if cluster.is_installed and cluster.is_initialised]
-        return next((each for each in clusters if each.postmaster is not None), next(iter(clusters), None))
+        return max(clusters, key=cls._rank, default=None)
+
+    def _rank(self) -> tuple[bool, bool, bool, int]:
+        serves = self.has_our_settings and self.starts_by_itself
+        return serves, self.has_databases or self.is_standby, self.postmaster is not None, self.version
+
+    @property
+    def has_our_settings(self) -> bool:
+        return (self.configuration / "conf.d/offramp.conf").exists()
+
+    @property
+    def starts_by_itself(self) -> bool:
+        """Whether the host starts it, by the file in which Debian keeps that."""
+        file = self.configuration / "start.conf"
+        text = file.read_text(errors="replace") if file.exists() else ""
+        return (re.findall(r"^\s*(\w+)", re.sub(r"#.*", "", text), re.MULTILINE) or ["auto"])[0] == "auto"
 
     @property
     def is_installed(self) -> bool:

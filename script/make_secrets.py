@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("inventory", type=Path, help="the site's folder, such as inventory/mysite")
     site = parser.parse_args().inventory
     if not (site / "group_vars/all").is_dir():
-        sys.exit(f"{site} is no site: it has no folder group_vars/all. Begin with: cp -r inventory/example {site}")
+        sys.exit(f"{site} is no site: it has no folder group_vars/all. Begin with: ansible-playbook playbooks/init.yml")
     password = password_file(site)
     vault = site / "group_vars/all/vault.yml"
     values = yaml.safe_load(vault_command("decrypt", "--output", "-", str(vault))) if vault.exists() else {}

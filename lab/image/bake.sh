@@ -8,4 +8,4 @@ if ! apt-get install -qq --no-install-recommends "$@" >/tmp/apt.log 2>&1; then
 fi
 apt-get clean
 # Debian enables what it installs; a role shall have something to do.
-systemctl --quiet disable memcached nginx pgbouncer postgresql redis-server supervisor
+systemctl --quiet disable haproxy memcached nginx pgbouncer postgresql redis-server supervisor

@@ -98,6 +98,7 @@ http {
   client_max_body_size 0;
   server {
     listen 443 ssl;
+    listen [::]:443 ssl;
     ssl_certificate /etc/store/certificate.pem;
     ssl_certificate_key /etc/store/key.pem;
     location / {

@@ -75,6 +75,35 @@ def test_a_misspelt_group_is_refused(site):
     assert_refused(site.play(), f'{site.path("hosts.yml")}:4: the group "database"', "rename  database:  to  db:")
 
 
+def test_a_certificate_that_could_not_be_served_is_refused(site, tmp_path):
+    """Its key is another's, and it lacks the app's name."""
+    for name in ("one", "two"):
+        words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", f"/CN={name}"]
+        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.crt")]
+        subprocess.run(
+            [*words, "-addext", f"subjectAltName=DNS:{name}.example", *files], check=True, capture_output=True
+        )
+    values = site.directory / "group_vars/all/tls.yml"
+    values.write_text(
+        "tls_source: own\ntls_certificates:\n  shop:\n"
+        f"    certificate: \"{{{{ lookup('ansible.builtin.file', '{tmp_path}/one.crt') }}}}\"\n"
+        f"    key: \"{{{{ lookup('ansible.builtin.file', '{tmp_path}/two.key') }}}}\"\n"
+    )
+    run = site.play()
+    assert_refused(
+        run,
+        f"{values}:3: the key of shop does not belong to its certificate",
+        f"{values}:4: the certificate of shop lacks the name shop.example; it has one.example",
+    )
+    assert len(run.problems) == 2
+    assert (tmp_path / "two.key").read_text().splitlines()[1] not in run.text
+
+
+def test_a_source_of_certificates_that_does_not_exist_is_refused(site):
+    site.edit("group_vars/all/site.yml", "base_timezone", "tls_source: letsencrypt\ntls_acme_email: you\nbase_timezone")
+    assert_refused(site.play(), "it takes one of acme, own, self-signed")
+
+
 @pytest.mark.parametrize("password", ["wrong", None])
 def test_a_vault_that_does_not_open_is_named_and_stays_closed(site, password):
     site.encrypt("the right one")

@@ -43,7 +43,7 @@ def written(config):
     return app_env(app(**config), web_concurrency=2)
 
 
-REDIS = {"redis_address": "192.0.2.21", "redis_password": "x"}
+REDIS = {"redis_password": "x"}
 HARD = "100% $HOME ${x} `id` \"double\" 'single' \\ back\\'slash # ! ~ é ☃ \t\r\n\nline='x'\n'"
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 NAMES = st.from_regex(r"[A-Z_][A-Z0-9_]{0,10}", fullmatch=True)
@@ -83,14 +83,13 @@ def test_services_are_handed_to_the_app_that_uses_them():
     text = app_env(
         app(services=["postgresql", "redis", "memcached"]),
         web_concurrency=3,
-        redis_address="192.0.2.21",
         **passwords,
         memcached_servers=["192.0.2.11:11211", "192.0.2.12:11211"],
     )
     assert {key.decode(): value.decode() for key, value in app_run.parse_env(text.encode()).items()} == {
         "WEB_CONCURRENCY": "3",
         "DATABASE_URL": "postgres://shop:p%2Fw@127.0.0.1:6432/shop",
-        "REDIS_URL": "redis://:r%40w@192.0.2.21:6379/0",
+        "REDIS_URL": "redis://:r%40w@127.0.0.1:7379/0",
         "MEMCACHE_SERVERS": "192.0.2.11:11211,192.0.2.12:11211",
     }
 
@@ -110,15 +109,14 @@ def test_what_the_app_defines_itself_stands():
 
 def test_an_address_of_ipv6_is_bracketed():
     text = app_env(app(services=["redis"]), 2, **{**REDIS, "redis_address": "2001:db8::1"})
-    assert "redis://:x@[2001:db8::1]:6379/0" in text
+    assert "redis://:x@[2001:db8::1]:7379/0" in text
 
 
 @pytest.mark.parametrize(
     ("services", "given", "message"),
     [
         (["postgresql"], {}, "shop uses postgresql, and database_password is not given"),
-        (["redis"], {"redis_password": "x"}, "shop uses redis, and redis_address is not given"),
-        (["redis"], {"redis_address": "192.0.2.1"}, "shop uses redis, and redis_password is not given"),
+        (["redis"], {}, "shop uses redis, and redis_password is not given"),
     ],
 )
 def test_a_service_that_is_not_there_is_named(services, given, message):

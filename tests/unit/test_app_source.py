@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from action_plugins.app_source import Cache, SourceError, is_url, resolve, resolve_all
+from action_plugins.app_source import Cache, SourceError, git_login, is_url, resolve, resolve_all
 
 IDENTITY = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@shop.example", "GIT_CONFIG_GLOBAL": "/dev/null"}
 IDENTITY |= {name.replace("AUTHOR", "COMMITTER"): value for name, value in IDENTITY.items() if "AUTHOR" in name}
@@ -224,3 +224,32 @@ def test_all_problems_are_told_at_once(tmp_path, repository):
     sources, problems = resolve_all(apps, tmp_path, tmp_path / "cache")
     assert list(sources) == ["good"]
     assert [problem.split(":")[0] for problem in problems] == ["lost", "old"]
+
+
+@pytest.mark.parametrize("login", ["deploy:a-t%2Fken", "a-t%2Fken"])
+def test_a_login_in_a_url_is_on_no_command_line(login):
+    words, environment = git_login(("ls-remote", "--", f"http://{login}@127.0.0.1:1/shop.git"))
+    assert words == ["ls-remote", "--", "http://127.0.0.1:1/shop.git"]
+    assert "a-t/ken" in environment.values()
+
+
+@pytest.mark.parametrize("login", ["deploy:a-t%2Fken", "a-t%2Fken", "deploy:a-t/ken"])
+def test_a_login_in_a_url_is_in_no_message(login, tmp_path):
+    url = f"http://{login}@127.0.0.1:1/shop.git"
+    _sources, problems = resolve_all([{"name": "shop", "source": url}], tmp_path, tmp_path / "cache")
+    assert "127.0.0.1:1" in problems[0]
+    assert "a-t" not in problems[0]
+
+
+def test_git_is_told_the_login_when_it_asks(tmp_path):
+    _words, environment = git_login(("ls-remote", "https://deploy:p%25w@shop.example/shop.git"))
+    said = subprocess.run(
+        ["git", "credential", "fill"],
+        env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null", **environment},
+        input="url=https://shop.example/shop.git\n\n",
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert {"username=deploy", "password=p%w"} <= set(said)

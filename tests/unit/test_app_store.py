@@ -6,7 +6,7 @@ import time
 
 import pytest
 from ansible.module_utils import app_store
-from ansible.module_utils.app_store import HeldError, Lock, Releases
+from ansible.module_utils.app_store import HeldError, Lock, Releases, secrets_in
 
 ANN = {"who": "ann@laptop", "since": "10:00", "what": "main"}
 
@@ -160,3 +160,22 @@ def test_a_link_tells_its_release(releases):
     releases.point("current", 4)
     assert releases.at("current") == 4
     assert json.loads((releases.home / "current/release.json").read_text())["build"] == "b4"
+
+
+@pytest.mark.parametrize(
+    ("line", "secrets"),
+    [
+        ("URL='postgres://shop:p%40ssw0rd@127.0.0.1/shop'", {"p%40ssw0rd", "p@ssw0rd"}),
+        (r"KEY='it'\''s-4-secret-key'", {"it's-4-secret-key"}),
+        ("KEY='4 lines\nof a secret'", {"4 lines\nof a secret"}),
+        ("COLOR='blue'", set()),
+        ("HOSTS='shop.example,www.shop.example'", set()),
+        ("PORT='5432'", set()),
+        ("URL='amqp://a:b@localhost'", set()),
+        ("URL='http://[broken'", set()),
+    ],
+)
+def test_what_may_be_secret_in_an_environment_is_known(line, secrets):
+    found = secrets_in(f"# A comment\nA='1'\n{line}\nZ='2'\n")
+    assert secrets <= found
+    assert bool(found) == bool(secrets)

@@ -1,4 +1,4 @@
-"""The benchmark of PostgreSQL's settings compares within a round, and says by itself where ours falls short."""
+"""What the benchmarks make of what they measured."""
 
 import re
 
@@ -6,6 +6,7 @@ import pytest
 
 from bench.postgres import steady_rate
 from bench.postgres_report import CONFIGURATIONS, ROWS, Results, charts, page, verdict
+from bench.recovery import lines_of
 
 
 def measured(rounds=5, **factors):
@@ -88,3 +89,9 @@ def test_the_first_seconds_of_a_run_do_not_count():
     reports = [(1.0, 5.0), (2.1, 10.0), (3.0, 1000.0), (4.5, 2000.0)]
     output = "".join(f"progress: {at} s, {tps} tps, lat 1.0 ms stddev 0.5, 0 failed\n" for at, tps in reports)
     assert steady_rate(output) == pytest.approx((1000 * 0.9 + 2000 * 1.5) / 2.4)
+
+
+def test_a_commit_counts_from_when_it_was_acknowledged_and_not_by_how_long_it_took():
+    errors, times = lines_of("a-1 0.004 1764000000.5\nerror a-2 'no answer' 40.0 1764000041.0\nb-1 2.5 1764000042.5\n")
+    assert times == {"a-1": 1764000000.5, "b-1": 1764000042.5}
+    assert len(errors) == 1

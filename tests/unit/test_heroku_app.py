@@ -166,8 +166,8 @@ def test_what_heroku_gives_and_what_nothing_reads_is_left_out():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("REDISCLOUD_URL", "topology_redis_address"),
-        ("REDIS_TLS_URL", "topology_redis_address"),
+        ("REDISCLOUD_URL", "haproxy_redis_port"),
+        ("REDIS_TLS_URL", "haproxy_redis_port"),
         ("DATABASE_CONNECTION_POOL_URL", "pgbouncer_port"),
         ("HEROKU_POSTGRESQL_PINK_URL", "pgbouncer_port"),
         ("MEMCACHIER_SERVERS", "topology_memcached_servers"),

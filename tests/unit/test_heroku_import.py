@@ -262,7 +262,10 @@ def test_a_source_that_cannot_be_had_is_named_without_its_password(site):
 
 
 def test_no_secret_is_in_what_a_run_shows(site):
+    with (site / "group_vars/all/apps.yml").open("a") as file:
+        file.write(f"    config: {{BLOG_TOKEN: {PLANTED}}}\n")
     result = run(site)
+    assert "BLOG_TOKEN" in result["diff"]["before"]
     assert PLANTED not in json.dumps(result)
 
 

@@ -50,7 +50,7 @@ def test_an_option_is_either_required_or_has_a_default(role: Path) -> None:
 
 @every_role
 def test_every_variable_that_the_role_uses_is_declared(role: Path) -> None:
-    used = set(re.findall(rf"(?<![\w/.-]){role.name}_[a-z0-9_]+\b", texts(role)))
+    used = set(re.findall(rf"(?<![\w/.-])(?<!facts\['){role.name}_[a-z0-9_]+\b", texts(role)))
     plugins = {path.stem for folder in ("library", "filter_plugins") for path in Path(folder).glob("*.py")}
     set_by_tasks = set(re.findall(r"^\s+(?:register|loop_var): (\w+)$|^    (\w+): ", texts(role), re.MULTILINE))
     local = {name for names in set_by_tasks for name in names}

@@ -33,6 +33,7 @@ SITES = [
     (512, DATABASE, [], 30, {"system": 128, "postgresql": 323, "redis": 61, "free": 0}),
     (4096, DATABASE, [], 30, {"system": 240, "postgresql": 3361, "redis": 495, "free": 0}),
     (TIB, DATABASE, [], 30, {"system": 4096, "postgresql": TIB - 4096 - 6152, "redis": 6152, "free": 0}),
+    (512, ["haproxy"], [], 30, {"system": 128, "haproxy": 32, "free": 352}),
     (
         512,
         WEB,

@@ -83,6 +83,55 @@ def test_data_that_was_moved_is_found(tmp_path: Path) -> None:
     assert Cluster(17, tmp_path).data == Path("/srv/pg")
 
 
+def cluster_of(root: Path, version: int, start: str = "auto", ours: bool = True, data: bool = True) -> Path:
+    """Make the files of a cluster, and return its data."""
+    programs, configuration = root / f"usr/lib/postgresql/{version}/bin", root / f"etc/postgresql/{version}/main"
+    database = root / f"var/lib/postgresql/{version}/main/base" / ("16384" if data else "5")
+    for directory in (programs, configuration / "conf.d", database):
+        directory.mkdir(parents=True)
+    (programs / "postgres").touch()
+    (configuration / "postgresql.conf").touch()
+    (configuration / "start.conf").write_text(f"# auto or manual\n\n{start}\n")
+    if ours:
+        (configuration / "conf.d/offramp.conf").touch()
+    (database.parent.parent / "PG_VERSION").write_text(f"{version}\n")
+    return database.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("clusters", "version"),
+    [
+        pytest.param([], None, id="a bare host"),
+        pytest.param([{"version": 17, "ours": False, "data": False}], 17, id="Debian's own"),
+        pytest.param(
+            [{"version": 15}, {"version": 17, "ours": False, "data": False}], 15, id="Debian was upgraded beneath it"
+        ),
+        pytest.param(
+            [{"version": 15, "ours": False}, {"version": 17, "ours": False, "data": False}], 15, id="data wins"
+        ),
+        pytest.param([{"version": 15}, {"version": 17, "start": "manual"}], 15, id="an upgrade under way"),
+        pytest.param([{"version": 15}, {"version": 17}], 17, id="an upgrade cut off in the moment of the change"),
+        pytest.param([{"version": 15, "start": "manual"}, {"version": 17}], 17, id="an upgrade that was done"),
+        pytest.param(
+            [{"version": 15, "start": "manual"}, {"version": 17, "data": False}], 17, id="a site without data"
+        ),
+    ],
+)
+def test_of_two_clusters_the_one_that_serves_is_the_hosts(
+    tmp_path: Path, clusters: list[dict], version: int | None
+) -> None:
+    for each in clusters:
+        cluster_of(tmp_path, **each)
+    found = Cluster.found(tmp_path)
+    assert (found.version if found else None) == version
+
+
+def test_a_standby_without_a_database_is_the_hosts_all_the_same(tmp_path: Path) -> None:
+    (cluster_of(tmp_path, 15, ours=False, data=False) / "standby.signal").touch()
+    cluster_of(tmp_path, 17, ours=False, data=False)
+    assert Cluster.found(tmp_path).version == 15
+
+
 def test_a_server_that_has_ended_does_not_run(cluster: Cluster) -> None:
     assert cluster.postmaster is None
     (cluster.data / "postmaster.pid").write_text("2147483646\n/data\n")

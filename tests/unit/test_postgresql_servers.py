@@ -68,6 +68,23 @@ def test_a_run_is_stopped_and_told_what_each_server_says(first, second, words):
         assert word in found["problem"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "primary"),
+    [
+        pytest.param(PRIMARY | {"version": 17}, STANDBY | {"version": 15}, "db1", id="an upgrade that was broken off"),
+        pytest.param(
+            STANDBY | {"version": 15}, PRIMARY | STOPPED | {"version": 17}, "db2", id="and its server stopped"
+        ),
+        pytest.param(NEW | {"version": 17}, PRIMARY | {"version": 15}, "db2", id="a new host of a newer Debian"),
+    ],
+)
+def test_two_versions_stop_a_run_and_the_upgrade_is_told_the_primary(first, second, primary):
+    found = asked(first, second)
+    assert found["primary"] == primary
+    for word in ("different versions", "17", "15", "postgres_upgrade.yml"):
+        assert word in found["problem"]
+
+
 @pytest.mark.parametrize("before", [PRIMARY | STOPPED, STANDBY | STOPPED], ids=["lost", "stopped by the failover"])
 def test_a_server_that_was_primary_before_is_named(before):
     found = asked(before, PRIMARY | {"timeline": 2})

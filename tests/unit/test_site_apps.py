@@ -5,7 +5,7 @@ from ansible.errors import AnsibleFilterError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filter_plugins.site_apps import APP_KEYS, site_apps
+from filter_plugins.site_apps import APP_KEYS, HEADERS, site_apps
 
 LEAST = {"name": "shop", "source": "examples/shop"}
 PLAIN = {"spare": False, "stop_seconds": None}
@@ -32,8 +32,10 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "python": "",
             "port": 8000,
             "health_path": "/",
+            "backup_check": "",
             "static_url": "/static/",
             "static_path": "staticfiles",
+            "headers": HEADERS,
             "process_mib": None,
             "user": "shop",
             "home": "/srv/www/shop",
@@ -186,3 +188,22 @@ def test_a_refused_config_does_not_show_its_values(config):
     with pytest.raises(AnsibleFilterError) as refusal:
         only(config=config)
     assert "s3cret" not in str(refusal.value)
+
+
+def test_an_apps_headers_go_before_the_usual_ones_and_an_empty_one_takes_one_away():
+    own = {"x-frame-options": "DENY", "Referrer-Policy": "", "Permissions-Policy": "geolocation=()"}
+    (app,) = site_apps([{"name": "shop", "source": "x", "headers": own}])
+    assert app["headers"] == {
+        "Strict-Transport-Security": "max-age=63072000",
+        "X-Content-Type-Options": "nosniff",
+        "x-frame-options": "DENY",
+        "Permissions-Policy": "geolocation=()",
+    }
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X Y": "a"}, {"X-Y": 'a" "b'}, {"X-Y": "$host"}, {"X-Y": "a\nb"}, {"X-Y": None}, ["X"]]
+)
+def test_a_header_that_nginx_could_not_hold_is_refused(headers):
+    with pytest.raises(AnsibleFilterError, match="headers"):
+        site_apps([{"name": "shop", "source": "x", "headers": headers}])

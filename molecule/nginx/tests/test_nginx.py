@@ -167,3 +167,38 @@ def test_a_killed_master_comes_back_and_no_old_worker_keeps_the_port(host):
         assert time.monotonic() < deadline, "nginx did not come back"
         time.sleep(0.3)
     assert host.check_output("pgrep --count --full 'nginx: master'") == "1"
+
+
+def test_security_headers_are_sent_and_no_hsts_with_a_certificate_that_no_browser_trusts(host):
+    for path in ("/", "/static/a.css"):
+        answer = curl(host, "--include", f"https://{SITE}{path}").stdout.lower()
+        assert "x-content-type-options: nosniff" in answer
+        assert "x-frame-options: sameorigin" in answer
+        assert "referrer-policy: strict-origin-when-cross-origin" in answer
+        assert "strict-transport-security" not in answer
+
+
+def test_old_protocols_and_ciphers_are_refused(host):
+    hello = f"openssl s_client -connect 127.0.0.1:443 -servername {SITE}"
+    assert host.run(f"{hello} -tls1_2 </dev/null").rc == 0
+    assert host.run(f"{hello} -tls1_1 -cipher ALL:@SECLEVEL=0 </dev/null").rc != 0
+    assert host.run(f"{hello} -tls1_2 -cipher ECDHE-ECDSA-AES128-SHA256 </dev/null").rc != 0
+
+
+def test_the_key_exchange_is_one_that_a_quantum_computer_does_not_undo(host):
+    if host.system_info.release.startswith("12"):
+        pytest.skip("Debian 12's OpenSSL has none")
+    said = host.check_output(f"openssl s_client -connect 127.0.0.1:443 -servername {SITE} </dev/null")
+    assert "X25519MLKEM768" in said
+
+
+def test_a_domain_that_is_added_gets_into_the_certificate(host, tmp_path):
+    hello = f"openssl s_client -connect 127.0.0.1:443 -servername {SITE} </dev/null"
+    names = f"{hello} | openssl x509 -noout -ext subjectAltName"
+    file = tmp_path / "apps.json"
+    file.write_text(json.dumps({"apps": [{"name": "probe", "source": "x", "domains": [SITE, "later.example"]}]}))
+    words = ["ansible-playbook", "playbooks/services.yml", "--tags=nginx"]
+    subprocess.run([*words, f"--extra-vars=@{file}"], capture_output=True, check=True)
+    assert "later.example" in host.check_output(names)
+    subprocess.run(words, capture_output=True, check=True)
+    assert "later.example" not in host.check_output(names)

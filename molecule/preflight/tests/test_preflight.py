@@ -211,3 +211,52 @@ def test_a_host_key_that_is_not_the_known_one_is_told(site, tmp_path, known, say
     arguments = f"{options} {os.environ['ANSIBLE_SSH_COMMON_ARGS']}"
     _code, _output, problems = play(site, "--limit", "web1", ANSIBLE_SSH_COMMON_ARGS=arguments)
     assert says in one_line(problems)
+
+
+def test_a_new_site_is_made_of_bare_servers_once_somebody_vouches_for_their_keys(tmp_path):
+    """As a newcomer does it, and with ssh's own files in place of the lab's."""
+    keys = ROOT / ".lab/ssh"
+    (tmp_path / "password").write_text("a password\n")
+    given = {
+        "site": tmp_path / "site",
+        "web": "127.0.0.1:23061=10.90.60.11",
+        "db": "127.0.0.1:23062=10.90.60.12",
+        "key": keys / "id_ed25519.pub",
+        "user": "root",
+        "known_hosts": tmp_path / "known_hosts",
+    }
+    ssh = f"-F none -i {keys}/id_ed25519 -o UserKnownHostsFile={tmp_path}/known_hosts -o StrictHostKeyChecking=yes"
+
+    def run(*words):
+        done = subprocess.run(
+            [
+                Path(sys.executable).parent / "ansible-playbook",
+                "playbooks/init.yml",
+                *(f"-e{name}={given[name]}" for name in given),
+                *words,
+            ],
+            cwd=ROOT,
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+                "ANSIBLE_SSH_COMMON_ARGS": ssh,
+                "ANSIBLE_VAULT_PASSWORD_FILE": str(tmp_path / "password"),
+                "NO_COLOR": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, output = run()
+    fingerprint = on("web1", "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub").split()[1]
+    assert code != 0
+    assert "nobody vouched for" in output
+    assert fingerprint in output
+    code, output = run("-e", "trust_host_keys=true")
+    assert code == 0, output
+    assert "import_heroku.yml" in output
+    code, output = run()
+    assert code == 0, output
+    assert "changed=0" in output

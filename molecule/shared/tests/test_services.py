@@ -19,6 +19,7 @@ class Service(NamedTuple):
 
 SERVICES = {
     "base": Service("all", "ssh.service", "root", ("/etc/ssh/ssh_host_*_key",)),
+    "haproxy": Service("web", "haproxy.service", "root"),
     "memcached": Service("web", "memcached.service", "memcache"),
     "nginx": Service("web", "nginx.service", "root", ("/etc/ssl/private",)),
     "pgbouncer": Service(

@@ -22,12 +22,12 @@ DOMAIN = "errorlog.example"
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "site")
 INVENTORIES = ("molecule/shared/inventory", f"molecule/{SCENARIO}/inventory")
 SERVICES = {
-    "web1": ["nginx", "memcached", "pgbouncer", "supervisor"],
+    "web1": ["nginx", "memcached", "haproxy", "pgbouncer", "supervisor"],
     "db1": ["postgresql@*-main.service", "redis-server"],
 }
 OPEN_TO_EVERYONE = {("web1", 22), ("web1", 80), ("web1", 443), ("db1", 22)}
 OPEN_TO_WEB_HOSTS = {("web1", 11211), ("db1", 5432), ("db1", 6379)}
-PORTS = [22, 80, 443, 5432, 6379, 6432, 8000, 8001, 9001, 11211]
+PORTS = [22, 80, 443, 5432, 6379, 6432, 7379, 8000, 8001, 9001, 11211]
 
 VISITS = """
 while sleep 0.2; do
@@ -214,7 +214,8 @@ def test_a_killed_run_heals_and_what_runs_is_what_was_asked_for(host, eventually
         "postgresql": "7s",
         "redis": "volatile-ttl",
     }
-    assert changes(play(*options)) == []
+    found = changes(play(*options, "--diff"))
+    assert not found, "".join(found)
     play()
     eventually(lambda: serves(host))
     assert running_values(host)["redis"] == "noeviction"

@@ -1,6 +1,6 @@
 """Two database servers: what is acknowledged stays, whoever is primary, and there is never a second one.
 
-Commits are counted in a ledger on the web host, outside of the database: see files/ledger.py.
+Commits are counted in a ledger on the web host, outside of the database: see shared/tests/ledger.py.
 """
 
 import os
@@ -10,22 +10,15 @@ import subprocess
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import shared.tests.ledger
+from shared.tests.ledger import CLIENT, ENVIRONMENT, podman
 
-HERE = Path(__file__).resolve().parent.parent
 SERVERS = {"db1": "10.90.55.21", "db2": "10.90.55.22"}
-CLIENT = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
-ENVIRONMENT = "PGPASSWORD=probe-password-for-tests"
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
-
-
-def podman(*words):
-    environment = {**os.environ}
-    if Path(".lab/containers.conf").exists():
-        environment["CONTAINERS_CONF"] = str(Path(".lab/containers.conf").absolute())
-    return subprocess.run(["podman", *words], capture_output=True, text=True, env=environment)
 
 
 def on(host, *words, check=True):
@@ -80,9 +73,9 @@ def primary(eventually):
     eventually(present_primary, seconds=40)
     eventually(lambda: on(other(present_primary()), "systemctl", "is-active", "ssh", check=False).returncode == 0)
     host = present_primary()
-    if not follows(host):
+    if not follows(host) or not redis_follows(host):
         played("rejoin")
-        eventually(lambda: follows(host))
+        eventually(lambda: follows(host) and redis_follows(host))
     return host
 
 
@@ -90,32 +83,48 @@ def follows(primary):
     return sql(primary, STREAMING) == "1"
 
 
-class Ledger:
-    """Writers on the web host, and what was acknowledged to them."""
+def redis(host, *words):
+    """What redis on a server answers, empty where it is not there."""
+    command = ["env", "REDISCLI_AUTH=redis-password-for-tests", "redis-cli", "--no-auth-warning", *words]
+    return on(host, *command, check=False).stdout.split()
 
-    def __init__(self):
-        subprocess.run(["podman", "cp", str(HERE / "files/ledger.py"), "offramp-standby-web1:/root/"], check=True)
-        self.write("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (name text PRIMARY KEY)")
 
-    def write(self, statement):
-        return on("web1", "psql", "-XAtc", statement, CLIENT)
+def redis_role(host):
+    return {"master": "primary", "slave": "replica"}.get("".join(redis(host, "role")[:1]))
+
+
+def redis_follows(primary):
+    return redis_role(primary) == "primary" and "master_link_status:up" in redis(other(primary), "info", "replication")
+
+
+class RedisLedger:
+    """Writers of redis on the web host, through its haproxy, and what was acknowledged to them."""
+
+    def __init__(self, primary):
+        script = Path(__file__).resolve().parents[2] / "shared/files/redis_ledger.py"
+        subprocess.run(["podman", "cp", str(script), "offramp-standby-web1:/root/"], check=True)
+        redis(primary, "del", "ledger")
 
     def run(self, seconds):
-        command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1"]
-        self.writers = subprocess.Popen([*command, "python3", "/root/ledger.py", "/root/ledger.txt", str(seconds), "4"])
-        time.sleep(2)
+        words = ["python3", "/root/redis_ledger.py", "/root/redis.txt", "7379", str(seconds), "4"]
+        self.writers = subprocess.Popen(["podman", "exec", "offramp-standby-web1", *words])
 
     def ended(self):
         self.writers.wait()
-        lines = on("web1", "cat", "/root/ledger.txt").splitlines()
+        lines = on("web1", "cat", "/root/redis.txt").splitlines()
         self.errors = [line for line in lines if line.startswith("error")]
         self.acknowledged = {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("error")}
         assert len(self.acknowledged) > 100
         return self
 
     def lost(self, primary):
-        present = set(sql(primary, "SELECT name FROM ledger").split())
+        present = set(redis(primary, "smembers", "ledger"))
         return {name: at for name, at in self.acknowledged.items() if name not in present}
+
+
+class Ledger(shared.tests.ledger.Ledger):
+    def __init__(self):
+        super().__init__("standby")
 
 
 def kill(host):
@@ -170,6 +179,8 @@ def test_a_switchover_loses_nothing_and_no_client_sees_an_error(primary, eventua
     command = ["podman", "exec", "--env", ENVIRONMENT, "offramp-standby-web1", "pgbench", "--client=8", "--time=40"]
     clients = subprocess.Popen([*command, *bench], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     ledger.run(40)
+    queue = RedisLedger(primary)
+    queue.run(40)
     played("switchover", "-e", f"promote={other(primary)}")
     output, errors = clients.communicate()
     assert clients.returncode == 0, errors
@@ -177,6 +188,12 @@ def test_a_switchover_loses_nothing_and_no_client_sees_an_error(primary, eventua
     assert ledger.ended().errors == []
     assert ledger.lost(other(primary)) == {}
     assert recovering(primary)
+    # Each of the four has its connection ended once, and goes on.
+    assert len(queue.ended().errors) <= 4, queue.errors
+    assert not [error for error in queue.errors if "READONLY" in error]
+    assert queue.lost(other(primary)) == {}
+    assert max(queue.acknowledged.values()) > time.time() - 10
+    assert redis_follows(other(primary))
     eventually(lambda: follows(other(primary)))
 
 
@@ -192,6 +209,49 @@ def test_a_run_after_a_change_of_primary_changes_nothing(primary):
 @pytest.mark.usefixtures("primary")
 def test_a_restore_finds_out_which_server_is_primary():
     assert changed(played("restore", "--check", "-e", "overwrite=yes backup_s3_bucket=shop")) == 0
+
+
+def test_redis_is_replicated_and_a_replica_takes_no_write(primary):
+    assert redis_follows(primary)
+    assert "READONLY" in redis(other(primary), "set", "no", "1")
+
+
+def test_where_redis_cannot_follow_nothing_is_changed(primary, eventually):
+    """Refused before PostgreSQL's primary changes."""
+    on(other(primary), "systemctl", "stop", "redis-server")
+    try:
+        done = play("switchover", "-e", f"promote={other(primary)}")
+        assert done.returncode != 0
+        assert "does not follow this one" in done.text
+        assert changed(done) == 0
+        assert present_primary() == primary
+    finally:
+        on(other(primary), "systemctl", "start", "redis-server")
+    eventually(lambda: redis_follows(primary))
+
+
+def test_a_switchover_whose_redis_is_frozen_halfway_is_finished_by_the_same_command(primary, eventually):
+    """PostgreSQL has changed as a whole by then; redis stays where it was, and its clients go on."""
+    successor = other(primary)
+    promoted = "psql -U postgres -XAtc 'SELECT pg_is_in_recovery()' | grep -q f"
+    pause = f"until {promoted}; do sleep 0.1; done; kill -STOP $(pidof redis-server)"
+    freezer = subprocess.Popen(["podman", "exec", f"offramp-standby-{successor}", "sh", "-c", pause])
+    done = play("switchover", "-e", f"promote={successor}")
+    freezer.wait()
+    on(successor, "sh", "-c", "kill -CONT $(pidof redis-server)")
+    assert done.returncode != 0
+    assert f"PostgreSQL's primary is {successor}; redis's is {primary}, and its clients go on" in done.text
+    assert redis_role(primary) == "primary"
+    queue = RedisLedger(primary)
+    queue.run(3)
+    assert queue.ended().errors == []
+    done = play("services", tags=True)
+    assert done.returncode != 0
+    assert "playbooks/switchover.yml" in done.text
+    eventually(lambda: redis_follows(primary), seconds=40)
+    played("switchover", "-e", f"promote={successor}")
+    assert redis_follows(successor)
+    assert queue.lost(successor) == {}
 
 
 def test_a_switchover_to_the_primary_changes_nothing(primary):
@@ -218,6 +278,19 @@ def test_a_switchover_that_fails_leaves_the_clients_with_the_old_primary(primary
     assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
     assert follows(primary)
     assert held.wait() == 0
+
+
+def test_a_switchover_whose_standby_stops_replaying_lets_every_client_go_on(primary):
+    """What fails on a database server has the web hosts go back too."""
+    sql(other(primary), "SELECT pg_wal_replay_pause()")
+    try:
+        done = play("switchover", "-e", f"promote={other(primary)}")
+        assert done.returncode != 0
+        assert f"The primary is {primary}, as before, and the clients go on" in done.text
+        assert on("web1", "psql", "-XAtc", "SELECT 7", CLIENT) == "7"
+    finally:
+        sql(other(primary), "SELECT pg_wal_replay_resume()")
+    assert present_primary() == primary
 
 
 def test_a_primary_that_answers_is_not_replaced(primary):
@@ -248,6 +321,8 @@ def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventuall
     played("services", tags=True)
     ledger = Ledger()
     ledger.run(45)
+    queue = RedisLedger(primary)
+    queue.run(45)
     time.sleep(3)
     kill(primary)
     killed = time.time()
@@ -263,23 +338,33 @@ def test_a_lost_primary_is_replaced_and_never_is_a_second_one(primary, eventuall
     print(f"{len(ledger.acknowledged)} acknowledged, {len(lost)} lost, {said} s said")
     assert all(at > promoted - said - 20 for at in lost.values())
     assert any(at > killed for at in ledger.acknowledged.values()), "nobody could write again"
+    said = int(re.search(r"took in the last (\d+) s may be lost: no write", done.text)[1])
+    lost = queue.ended().lost(successor)
+    print(f"redis: {len(queue.acknowledged)} acknowledged, {len(lost)} lost, {said} s said")
+    assert all(at > promoted - said - 20 for at in lost.values())
+    assert max(queue.acknowledged.values()) > promoted, f"no client of redis could write again: {queue.errors[-8:]}"
 
     # It starts by itself, and asks.
     podman("start", f"offramp-standby-{primary}")
     eventually(lambda: "does not start" in on(primary, "journalctl", "--no-pager", "--lines=200"), seconds=40)
     assert recovering(primary) is None
+    eventually(lambda: "so this one does not start" in on(primary, "journalctl", "--no-pager", "--unit=redis-server"))
+    assert redis_role(primary) is None
     done = play("services", tags=True)
     assert done.returncode != 0
     assert "playbooks/rejoin.yml" in done.text
     assert changed(done) == 0
 
     done = played("rejoin")
+    eventually(lambda: redis_follows(successor))
+    assert re.search(r"/var/lib/redis/kept-", done.text)
+    assert on(primary, "sh", "-c", "ls /var/lib/redis/kept-*/appendonlydir")
     eventually(lambda: follows(successor))
     assert re.search(r"/var/lib/postgresql/\d+/kept-", done.text)
     assert on(primary, "sh", "-c", "ls /var/lib/postgresql/*/kept-*/pg_wal")
     assert changed(played("services", tags=True)) == 0
     podman("restart", "--time=0", f"offramp-standby-{primary}")
-    eventually(lambda: recovering(primary) is True, seconds=40)
+    eventually(lambda: recovering(primary) is True and redis_follows(successor), seconds=40)
 
 
 @pytest.mark.drill
@@ -449,3 +534,112 @@ def test_both_come_back_by_themselves_after_a_power_cut(primary, eventually):
         time.sleep(3)
     eventually(lambda: recovering(primary) is False and follows(primary), seconds=60)
     eventually(lambda: on("web1", "psql", "-XAtc", "SELECT 7", CLIENT, check=False).stdout.strip() == "7", seconds=30)
+
+
+class Disk:
+    """How long a server's disk itself kept small writes waiting meanwhile, as other work of the machine makes it."""
+
+    PROBE = """
+import os, time
+until, longest, file = time.time() + {seconds}, 0, os.open("/var/lib/postgresql/probe", os.O_CREAT | os.O_WRONLY)
+while time.time() < until:
+    begin = time.time(); os.pwrite(file, b"x" * 8192, 0); os.fdatasync(file); time.sleep(0.005)
+    longest = max(longest, time.time() - begin)
+os.unlink("/var/lib/postgresql/probe"); print(longest)
+"""
+
+    def __init__(self, host, seconds):
+        command = ["podman", "exec", f"offramp-standby-{host}", "python3", "-c", self.PROBE.format(seconds=seconds)]
+        self.probe = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=shared.tests.ledger.environment())
+
+    def waited(self):
+        output, _ = self.probe.communicate()
+        print(f"the disk by itself kept a write waiting for {output.strip()} s")
+        return float(output)
+
+
+def write_wal(host, segments):
+    """WAL by its volume: what is left of each segment counts, and costs the disk little."""
+    for _ in range(segments):
+        sql(host, "SELECT pg_logical_emit_message(false, '', 'x'); SELECT pg_switch_wal()")
+
+
+@contextmanager
+def settings(host, **wanted):
+    """Settings of a server for the time of a test."""
+    for name, value in wanted.items():
+        sql(host, f"ALTER SYSTEM SET {name} = '{value}'")
+    sql(host, "SELECT pg_reload_conf()")
+    try:
+        yield
+    finally:
+        for name in wanted:
+            sql(host, f"ALTER SYSTEM RESET {name}")
+        sql(host, "SELECT pg_reload_conf()")
+
+
+@pytest.mark.drill
+def test_d7_the_wal_of_a_standby_that_is_away_for_too_long_does_not_fill_the_primarys_disk(primary, eventually):
+    """An hour of WAL, simulated by its volume: the limit is a fifth of the disk, and 64 MB here."""
+    assert sql(primary, "SHOW max_slot_wal_keep_size") != "-1"
+    kill(other(primary))
+    with settings(primary, max_slot_wal_keep_size="64MB", max_wal_size="64MB", min_wal_size="32MB"):
+        ledger = Ledger()
+        ledger.run(10)
+        since, disk = time.time(), Disk(primary, 8)
+        write_wal(primary, 20)
+        sql(primary, "CHECKPOINT")
+        eventually(lambda: sql(primary, "SELECT wal_status FROM pg_replication_slots") == "lost")
+        assert int(sql(primary, "SELECT sum(size) FROM pg_ls_waldir()")) < 256 * 1024 * 1024
+        ledger.ended()
+        assert ledger.errors == []
+        assert ledger.gap(since) <= 2 + disk.waited()
+    podman("start", f"offramp-standby-{other(primary)}")
+    eventually(lambda: on(other(primary), "systemctl", "is-active", "ssh", check=False).returncode == 0)
+    played("rejoin")
+    eventually(lambda: follows(primary))
+    assert ledger.lost(other(primary)) == {}
+
+
+@pytest.mark.drill
+def test_d8_writes_do_not_wait_for_a_standby_that_replays_nothing(primary):
+    ledger = Ledger()
+    ledger.run(8)
+    since, disk = time.time(), Disk(primary, 6)
+    sql(other(primary), "SELECT pg_wal_replay_pause()")
+    try:
+        ledger.ended()
+    finally:
+        sql(other(primary), "SELECT pg_wal_replay_resume()")
+    assert ledger.errors == []
+    assert ledger.gap(since) <= 2 + disk.waited()
+
+
+@pytest.mark.drill
+def test_d8_writes_do_not_wait_for_a_standby_whose_disk_is_full(primary, eventually):
+    """Its WAL is on a tmpfs, which is filled: never the machine's disk. It follows again when there is room."""
+    standby = other(primary)
+    place = f"{sql(standby, 'SHOW data_directory')}/pg_wal"
+    unit = on(standby, "sh", "-c", "systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
+    on(standby, "sh", "-c", "mkdir -p /small && mount -t tmpfs -o size=400m tmpfs /small")
+    assert on(standby, "stat", "--file-system", "--format=%T", "/small") == "tmpfs"
+    move = f"cp -a {place} /small/moved && mv {place} {place}.kept && ln -s /small/moved {place}"
+    back = f"rm {place}; cp -a /small/moved {place}; rm -r {place}.kept; umount /small"
+    on(standby, "sh", "-c", f"systemctl stop {unit}; {move}; systemctl start {unit}")
+    try:
+        eventually(lambda: follows(primary))
+        ledger = Ledger()
+        ledger.run(12)
+        since, disk = time.time(), Disk(primary, 10)
+        on(standby, "sh", "-c", "fallocate --length=$(df --output=avail --block-size=1 /small | tail -n 1) /small/full")
+        write_wal(primary, 8)
+        eventually(lambda: not follows(primary), seconds=30)
+        ledger.ended()
+        assert ledger.errors == []
+        assert ledger.gap(since) <= 2 + disk.waited()
+        on(standby, "rm", "/small/full")
+        eventually(lambda: follows(primary), seconds=60)
+    finally:
+        on(standby, "sh", "-c", f"rm -f /small/full; systemctl stop {unit}; {back}; systemctl start {unit}")
+    eventually(lambda: follows(primary), seconds=30)
+    assert ledger.lost(standby) == {}

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,19 @@ COUNTED = """
     WHERE relkind IN ('r', 'm') AND relpersistence = 'p' AND relispopulated
       AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
     ORDER BY 1"""
+# The lock of the primary's that a dump holds, on whichever host it is taken.
+DUMPS = 0x0FF7A111
+# A timer's night, with its random delay, and what an outage may put it off by.
+NIGHT = timedelta(hours=12)
 POSITION = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END"
 
 
 class BackupError(Exception):
     """What went wrong, in words for the person who has to mend it."""
+
+
+class LeftToAnotherError(Exception):
+    """A part that is another server's to do, which keeps what comes of it."""
 
 
 def now() -> datetime:
@@ -67,7 +76,8 @@ def words(span: timedelta) -> str:
 
 def call(*command: str | Path, failed: str, accepted: tuple[int, ...] = (0,), **options: Any) -> str:
     """Run a command and return what it says; what it complains of is the problem."""
-    done = subprocess.run(command, capture_output=True, text=True, **options)
+    # What tells of damage may quote it.
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", **options)
     if done.returncode not in accepted:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         # Some programs put pages of advice after the one line that says what is wrong.
@@ -150,15 +160,28 @@ class Bucket:
         rows = [line.split(maxsplit=3) for line in said.splitlines()]
         return {row[3].removeprefix(self.root): int(row[2]) for row in rows if len(row) == 4}
 
-    def put(self, path: Path, name: str) -> None:
-        self.s3cmd("put", path, self.root + name, failed=f"the bucket does not take {name}")
+    def put(self, paths: list[Path], under: str) -> None:
+        self.s3cmd("put", *paths, f"{self.root}{under}/", failed=f"the bucket does not take {under}")
 
     def get(self, name: str, path: Path) -> Path:
         self.s3cmd("get", "--force", self.root + name, path, failed=f"{name} cannot be fetched")
         return path
 
-    def move(self, name: str, to: str) -> None:
-        self.s3cmd("mv", self.root + name, self.root + to, failed=f"the bucket does not rename {name}")
+    def get_all(self, names: list[str], into: Path, at_once: int) -> None:
+        """Fetch objects into a directory, each under its own last name, over several connections."""
+        into.mkdir(mode=0o700, exist_ok=True)
+        shares = [share for share in (names[first::at_once] for first in range(at_once)) if share]
+
+        def get(share: list[str]) -> None:
+            objects = (self.root + name for name in share)
+            self.s3cmd("get", "--force", *objects, f"{into}/", failed=f"{share[0]} and others cannot be fetched")
+
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(get, shares))
+
+    def move(self, names: list[str], under: str) -> None:
+        objects = (self.root + name for name in names)
+        self.s3cmd("mv", *objects, f"{self.root}{under}/", failed=f"the bucket does not rename {names[0]} and others")
 
     def remove(self, names: list[str]) -> None:
         if names:
@@ -176,6 +199,7 @@ class Backup:
         self.bucket = Bucket(self.config["bucket"], self.config["prefix"])
         self.files = f"files/{self.config['host']}"
         self.accept = False
+        self.scheduled = False
 
     @property
     def installed(self) -> str:
@@ -205,19 +229,22 @@ class Backup:
         }
         return {stamp: (verdicts[stamp], found[stamp]) for stamp in sorted(verdicts)}
 
-    def newest(self, kind: str, wanted: str = "latest") -> str:
+    def newest(self, kind: str, wanted: str = "latest") -> tuple[str, dict[str, Any]]:
+        """Return the time and the manifest of the newest good set, or of the one that is named."""
         found = self.sets(kind)
         good = [stamp for stamp, (verdict, _) in found.items() if verdict == "good"]
         if wanted != "latest" and wanted not in found:
             raise BackupError(f"there is no {kind}/{wanted}; there are: {', '.join(good) or 'none'}")
         if not good and wanted == "latest":
             raise BackupError(f"the bucket holds no good backup of {kind} yet")
-        return good[-1] if wanted == "latest" else wanted
+        stamp = good[-1] if wanted == "latest" else wanted
+        return stamp, self.manifest(kind, stamp, found[stamp][0])
 
-    def manifest(self, kind: str, stamp: str) -> dict[str, Any]:
-        verdict = self.sets(kind).get(stamp, ("good", {}))[0]
+    def manifest(self, kind: str, stamp: str, verdict: str = "good") -> dict[str, Any]:
         name = f"{kind}/{stamp}/manifest.{verdict}.age"
-        sealed = self.bucket.get(name, SPOOL / "manifest.age")
+        return self.read(self.bucket.get(name, SPOOL / "manifest.age"), name)
+
+    def read(self, sealed: Path, name: str) -> dict[str, Any]:
         return json.loads(self.opened(sealed, name).read_text())
 
     def opened(self, sealed: Path, name: str) -> Path:
@@ -233,7 +260,12 @@ class Backup:
     def fetch(self, kind: str, stamp: str, item: dict[str, Any]) -> Path:
         """Fetch an object and see that it is the one that was recorded."""
         name = f"{kind}/{stamp}/{item['object']}"
-        path = self.bucket.get(name, SPOOL / item["object"])
+        return self.compared(self.bucket.get(name, SPOOL / item["object"]), name, item)
+
+    @staticmethod
+    def compared(path: Path, name: str, item: dict[str, Any]) -> Path:
+        if not path.exists():
+            raise BackupError(f"{name} cannot be fetched")
         if checksum(path) != item["sha256"]:
             raise BackupError(
                 f"{name} is not what was stored: it has another checksum. An older one has to be asked for by name"
@@ -248,15 +280,17 @@ class Backup:
         """Store a set under its final name once each of its objects was read back and is whole."""
         incoming, stamp = f"incoming/{self.config['host']}", now().strftime(STAMP)
         self.bucket.remove(list(self.bucket.listing(f"{incoming}/")))
-        for item in items:
-            path = SPOOL / item["object"]
+        paths, names = ([f"{where}/{item['object']}" for item in items] for where in (SPOOL, incoming))
+        for path, item in zip(map(Path, paths), items, strict=True):
             item |= {"bytes": path.stat().st_size, "sha256": checksum(path)}
-            self.bucket.put(path, f"{incoming}/{item['object']}")
-            path.unlink()
-            back = self.bucket.get(f"{incoming}/{item['object']}", path)
-            if checksum(back) != item["sha256"]:
+        self.bucket.put(paths, incoming)
+        for path in paths:
+            Path(path).unlink()
+        self.bucket.get_all(names, SPOOL, self.config["jobs"])
+        for path, item in zip(map(Path, paths), items, strict=True):
+            if checksum(path) != item["sha256"]:
                 raise BackupError(f"{item['object']} came back from the bucket as something else")
-            self.proved(back, item, f"{item['object']} came back from the bucket and is not whole")
+            self.proved(path, item, f"{item['object']} came back from the bucket and is not whole")
             path.unlink()
         problems = [] if self.accept else self.suspicions(kind, items)
         plain = SPOOL / "manifest"
@@ -264,16 +298,21 @@ class Backup:
         sealed = SPOOL / f"manifest.{'bad' if problems else 'good'}.age"
         with sealed.open("wb") as out:
             through([["age", "--encrypt", "--identity", str(KEY), str(plain)]], "the manifest", stdout=out)
-        for item in items:
-            self.bucket.move(f"{incoming}/{item['object']}", f"{kind}/{stamp}/{item['object']}")
-        self.bucket.put(sealed, f"{kind}/{stamp}/{sealed.name}")
+        self.bucket.move(names, f"{kind}/{stamp}")
+        self.bucket.put([sealed], f"{kind}/{stamp}")
         if problems:
             raise BackupError(f"{'; '.join(problems)}. If that is meant:  offramp-backup nightly --accept")
 
     def suspicions(self, kind: str, items: list[dict[str, Any]]) -> list[str]:
         """Compare a new set with the good ones of the last seven days."""
         good = [s for s, (verdict, _) in self.sets(kind).items() if verdict == "good" and age(s) < timedelta(days=7)]
-        past = [self.manifest(kind, stamp) for stamp in good]
+        past = []
+        for stamp in good:
+            # One that is damaged is told of by the look at what lies there, and keeps this night from no backup.
+            with contextlib.suppress(BackupError):
+                past.append(self.manifest(kind, stamp))
+        # Another version's dumps are compressed in another way.
+        past = [one for one in past if one.get("version") in (None, self.config["version"])]
         found = []
         for item in items:
             before = [old for one in past for old in one["items"] if old["object"] == item["object"]]
@@ -288,25 +327,38 @@ class Backup:
                 found.append(f"the database {item['name']} is empty, and was not before")
         return found
 
-    def verify(self, kind: str) -> None:
+    def verify(self, kind: str) -> str:
         """Fetch every object of every set and see that it is the one that was stored."""
+        # Who dumps looks after the dumps: the other's look would meet what this one removes.
+        if kind == "databases" and (left := self.left_to()):
+            raise LeftToAnotherError(left)
         damaged = []
-
-        def gather(work: Callable[[], Any]) -> Any:
+        for stamp, (verdict, objects) in self.sets(kind).items():
+            place, name = SPOOL / stamp, f"{kind}/{stamp}/manifest.{verdict}.age"
+            # What does not come is missed below, by its name.
+            with contextlib.suppress(BackupError):
+                self.bucket.get_all([f"{kind}/{stamp}/{item}" for item in objects], place, self.config["jobs"])
             try:
-                return work()
+                if not (sealed := place / Path(name).name).exists():
+                    raise BackupError(f"{name} cannot be fetched")
+                items = self.read(sealed, name)["items"]
             except BackupError as problem:
                 damaged.append(str(problem))
-
-        for stamp in self.sets(kind):
-            manifest = gather(lambda stamp=stamp: self.manifest(kind, stamp))
-            for item in manifest["items"] if manifest else []:
-                gather(lambda stamp=stamp, item=item: self.fetch(kind, stamp, item).unlink())
+                items = []
+            for item in items:
+                try:
+                    self.compared(place / item["object"], f"{kind}/{stamp}/{item['object']}", item)
+                except BackupError as problem:
+                    damaged.append(str(problem))
+            shutil.rmtree(place)
         if damaged:
             raise BackupError("; ".join(damaged))
+        return "as they were stored"
 
     def prune(self, kind: str) -> None:
         """Keep the newest good set of each of the last days, weeks and months; what is bad goes after a week."""
+        if kind == "databases" and self.left_to():
+            return
         found, kept = self.sets(kind), set()
         good = [stamp for stamp, (verdict, _) in found.items() if verdict == "good"]
         for form, number in (("%Y%m%d", "days"), ("%G%V", "weeks"), ("%Y%m", "months")):
@@ -325,8 +377,10 @@ class Backup:
     def connect(self, database: str = "postgres", **where: Any) -> Any:
         import psycopg2
 
+        if "dsn" not in where:
+            where = {"user": "postgres", "port": self.config["port"], **where}
         try:
-            connection = psycopg2.connect(dbname=database, user="postgres", **{"port": self.config["port"], **where})
+            connection = psycopg2.connect(dbname=database, **where)
         except psycopg2.OperationalError as error:
             raise BackupError(f"PostgreSQL lets nobody in: {str(error).strip()}") from None
         connection.autocommit = True
@@ -341,11 +395,50 @@ class Backup:
     def is_standby(self) -> bool:
         return self.ask("SELECT pg_is_in_recovery()")
 
-    def dumps_here(self) -> bool:
-        """A standby dumps, or the primary where there is none: asked of the servers, so it happens once a night."""
-        return self.is_standby() or not self.ask(
+    def left_to(self) -> str:
+        """Who else has the dumps, if not this host: a standby that streams, else the primary. Asked of the servers."""
+        if self.is_standby():
+            streams = self.ask("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'")
+            return "" if streams else "left to the primary, which this standby does not follow at the moment"
+        streams = self.ask(
             "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name <> 'pg_basebackup'"
         )
+        return "left to the standby" if streams else ""
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[tuple[Any, str]]:
+        """Hold the primary's lock for the dumps, or say who has it; the two hosts may see who streams differently.
+
+        The own server's is held too, so that the lock is there still when that one becomes primary meanwhile.
+        """
+        if left := self.left_to():
+            yield None, left
+            return
+        with contextlib.ExitStack() as stack:
+            primary = stack.enter_context(contextlib.closing(self.connect()))
+            free = self.locked(primary)
+            if self.is_standby():
+                dsn = self.ask("SELECT current_setting('primary_conninfo')")
+                primary = stack.enter_context(contextlib.closing(self.connect(dsn=dsn, application_name="backup")))
+                free = free and self.locked(primary)
+            yield (primary, "") if free else (None, "the other server is at it")
+
+    @staticmethod
+    def locked(connection: Any) -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", (DUMPS,))
+            return cursor.fetchone()[0]
+
+    def taken_elsewhere(self) -> str:
+        """Which dumps of this night the other server took, before the two changed places."""
+        if not self.scheduled:
+            return ""
+        try:
+            stamp, manifest = self.newest("databases")
+        except BackupError:
+            return ""
+        elsewhere = manifest["host"] != self.config["host"] and age(stamp) < NIGHT
+        return f"{manifest['host']} took databases/{stamp} this night" if elsewhere else ""
 
     def names(self, **where: Any) -> list[str]:
         query = "SELECT json_agg(datname ORDER BY datname) FROM pg_database WHERE datallowconn AND NOT datistemplate"
@@ -371,9 +464,14 @@ class Backup:
             raise BackupError(f"the server is PostgreSQL {server} and needs a pg_dump {server}, here is {said.strip()}")
 
     def dump(self) -> str:
+        """Dump every database, unless the other server does."""
+        with self.turn() as (primary, left):
+            if left := left or self.taken_elsewhere():
+                raise LeftToAnotherError(left)
+            return self.dump_all(primary)
+
+    def dump_all(self, primary: Any) -> str:
         """Dump every database in one moment, with the number of rows in each table at that moment."""
-        if not self.dumps_here():
-            return "left to the standby"
         self.check_version()
         compress = "zstd:3" if self.config["version"] >= 16 else "3"
         tool, items = str(self.tools / "pg_dump"), []
@@ -432,24 +530,25 @@ class Backup:
             [*items, roles],
             {"position": end, "exact": quiet and begin == end, "version": self.config["version"]},
         )
-        if not self.is_standby():
-            self.wait_until_archived(end)
+        self.wait_until_archived(end, primary)
         return f"{len(items)} databases"
 
-    def wait_until_archived(self, lsn: str) -> None:
+    def wait_until_archived(self, lsn: str, primary: Any) -> None:
         """See the WAL to a position arrive in the bucket, so that a base backup can be brought to it."""
-        # An idle server would have nothing to switch, and the segment of the position would never be full.
-        self.ask("SELECT pg_create_restore_point('offramp-backup')")
-        self.ask("SELECT pg_switch_wal()")
-        deadline = time.monotonic() + 120
-        while not self.ask(
-            f"SELECT coalesce(last_archived_wal >= pg_walfile_name('{lsn}'), false) FROM pg_stat_archiver"
-        ):
-            if time.monotonic() > deadline:
-                raise BackupError(
-                    "the WAL of the last two minutes does not arrive in the bucket: PostgreSQL's log says why"
-                )
-            time.sleep(0.2)
+        with primary.cursor() as cursor:
+            # On an idle server the segment of the position would never be full, nor switched by the time limit.
+            cursor.execute("SELECT pg_logical_emit_message(false, 'offramp', 'backup')")
+            cursor.execute("SELECT pg_switch_wal()")
+            deadline = time.monotonic() + (seconds := 120)
+            while True:
+                cursor.execute("SELECT last_archived_wal >= pg_walfile_name(%s) FROM pg_stat_archiver", (lsn,))
+                if cursor.fetchone()[0]:
+                    return
+                if time.monotonic() > deadline:
+                    raise BackupError(
+                        f"the WAL does not arrive in the bucket within {seconds} seconds: PostgreSQL's log says why"
+                    )
+                time.sleep(0.2)
 
     def pgbackrest(self, *arguments: str, failed: str) -> str:
         return as_postgres("pgbackrest", f"--stanza={self.config['stanza']}", *arguments, failed=failed)
@@ -463,10 +562,12 @@ class Backup:
     def base(self) -> str:
         """Take a base backup; a full one each week, between them what has changed."""
         if self.is_standby():
-            return "left to the primary"
+            raise LeftToAnotherError("left to the primary")
         full = [one for one in self.base_backups() if one["type"] == "full" and not one["error"]]
         old = not full or now().timestamp() - full[-1]["timestamp"]["stop"] > self.config["full_days"] * 86400 - 7200
         kind = "full" if old else "incr"
+        # Its control file names the timeline of a server that has just become primary only after one.
+        self.ask_nothing("CHECKPOINT")
         self.pgbackrest(f"--type={kind}", "backup", failed=f"the base backup ({kind})")
         last = self.base_backups()[-1]
         if last["error"]:
@@ -476,17 +577,33 @@ class Backup:
             )
         return f"{last['label']}, {last['info']['repository']['delta']} bytes sent"
 
-    def verify_base(self) -> None:
+    def verify_base(self) -> str:
+        """Have pgBackRest read every object of its own, and see that a restore would find all of the WAL."""
         if self.is_standby():
-            return
-        said = self.pgbackrest("--output=text", "--verbose", "verify", failed="the continuous backup is damaged")
+            raise LeftToAnotherError("left to the primary")
+        # It ends with 0 whatever it finds, and names what is damaged in its log alone.
+        told = ("--output=text", "--verbose", "--log-level-console=detail", "--job-retry=0")
+        said = self.pgbackrest(*told, "verify", failed="the continuous backup is damaged")
         bad = [
-            line.strip()
-            for line in said.splitlines()
-            if re.search(r"(missing|invalid|other): [1-9]|status: error", line)
+            found.partition(": [")[0]
+            for found in re.findall(r"P\d\d +(?:INFO|DETAIL|WARN|ERROR): (.+)", said)
+            if re.search(r"invalid|missing|unusable|does not match", found)
         ]
+        if not bad:
+            bad = re.findall(r"status: error|(?:missing|invalid|other): [1-9]\d*", said)
+        bad += [f"the segment {name} is missing" for name in self.holes()]
         if bad:
-            raise BackupError(f"the continuous backup is damaged: {' / '.join(bad[:6])}")
+            raise BackupError(f"the continuous backup is damaged: {' / '.join(bad)}")
+        return "as they were stored, without a hole in the WAL"
+
+    def holes(self) -> list[str]:
+        """Return the segments that a restore from the oldest base backup would miss."""
+        names = self.bucket.listing(f"pgbackrest/archive/{self.config['stanza']}/")
+        there = {match[1] for name in names if (match := re.search(r"/([0-9A-F]{24})-[0-9a-f]{40}", name))}
+        size = self.ask("SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'")
+        timeline = int(self.ask("SELECT pg_walfile_name(pg_current_wal_lsn())")[:8], 16)
+        history = self.ask(f"SELECT pg_read_file('pg_wal/{timeline:08X}.history')") if timeline > 1 else ""
+        return missing(there, {one["archive"]["start"] for one in self.base_backups()}, timeline, history, size)
 
     def prepare(self) -> str:
         """Have pgBackRest know this cluster, and see once that WAL arrives in the bucket."""
@@ -644,6 +761,25 @@ class Backup:
                     wrong.append(f"{item['name']}: {table} has {found}, recorded {recorded}")
         return tables, wrong
 
+    def ask_apps(self, **where: Any) -> None:
+        """Ask each app's own query, as its owner; anything but true is a restore that the app cannot use."""
+        import psycopg2
+
+        for database, query in self.config["checks"].items():
+            with contextlib.closing(self.connect(database, **where)) as connection, connection.cursor() as cursor:
+                try:
+                    cursor.execute("SELECT set_config('role', %s, false)", (database,))
+                    cursor.execute("SET statement_timeout = '10min'")
+                    cursor.execute(query)
+                    said = cursor.fetchone()
+                except psycopg2.Error as error:
+                    raise BackupError(f"backup_check of {database}, {query!r}: {str(error).strip()}") from None
+            if not said or said[0] is not True:
+                answer = "no row" if not said else said[0]
+                raise BackupError(
+                    f"backup_check of {database}, {query!r}, says {answer} of the restored data, not true"
+                )
+
     def amcheck(self, **where: Any) -> None:
         if (self.tools / "pg_amcheck").exists():
             as_postgres(
@@ -657,10 +793,9 @@ class Backup:
             )
 
     def rehearse_dumps(self) -> str:
-        if not self.dumps_here():
-            return "left to the standby"
-        stamp = self.newest("databases")
-        manifest = self.manifest("databases", stamp)
+        if left := self.left_to():
+            raise LeftToAnotherError(left)
+        stamp, manifest = self.newest("databases")
         with self.scratch(self.initialised) as where:
             self.load_roles(stamp, manifest, **where)
             for item in (item for item in manifest["items"] if "rows" in item):
@@ -668,15 +803,15 @@ class Backup:
                     self.load(self.fetch("databases", stamp, item), item["name"], item["name"], **where)
             tables, wrong = self.compare(manifest, **where)
             self.refuse(wrong)
+            self.ask_apps(**where)
             self.amcheck(**where)
         return f"{stamp}, {tables} tables as recorded"
 
     def rehearse_base(self) -> str:
-        if not self.dumps_here():
-            return "left to the standby"
-        stamp = self.newest("databases")
-        manifest = self.manifest("databases", stamp)
-        bases = [one for one in self.base_backups() if position(one["lsn"]["stop"]) <= position(manifest["position"])]
+        if left := self.left_to():
+            raise LeftToAnotherError(left)
+        stamp, manifest = self.newest("databases")
+        bases = [one for one in self.base_backups() if bytes_of(one["lsn"]["stop"]) <= bytes_of(manifest["position"])]
         if not bases:
             raise BackupError(
                 f"no base backup is older than the dumps of {stamp}, with which its restore would be compared"
@@ -689,13 +824,14 @@ class Backup:
                 self.refuse(wrong)
             else:
                 self.refuse([line for line in wrong if "no table" in line])
+            self.ask_apps(**where)
             self.amcheck(**where)
         close = "as recorded" if manifest["exact"] else f"of which {len(wrong)} were written to in that moment"
         return f"{bases[-1]['label']} and its WAL, {tables} tables, {close}"
 
     def rehearse_files(self) -> str:
-        stamp = self.newest(self.files)
-        for item in self.manifest(self.files, stamp)["items"]:
+        stamp, manifest = self.newest(self.files)
+        for item in manifest["items"]:
             self.proved(
                 self.fetch(self.files, stamp, item), item, f"{self.files}/{stamp}/{item['object']} is not whole"
             )
@@ -827,8 +963,7 @@ class Backup:
             raise BackupError(f"{to} is yet to come")
 
     def restore_dumps(self, wanted: str, database: str) -> str:
-        stamp = self.newest("databases", wanted)
-        manifest = self.manifest("databases", stamp)
+        stamp, manifest = self.newest("databases", wanted)
         items = [
             item
             for item in manifest["items"]
@@ -843,8 +978,8 @@ class Backup:
     def restore_one(self, database: str, to: str) -> str:
         """One database as it was at a time: the cluster is restored beside, and the database taken from there."""
         sealed = SPOOL / "one.dump.age"
-        with contextlib.suppress(BackupError):
-            self.wait_until_archived(self.ask(f"SELECT {POSITION}"))
+        with contextlib.suppress(BackupError), contextlib.closing(self.connect()) as primary:
+            self.wait_until_archived(self.ask(f"SELECT {POSITION}"), primary)
         with self.scratch(
             lambda data: self.restored(data, "--type=time", f"--target={to}", "--target-action=promote")
         ) as where:
@@ -901,8 +1036,8 @@ class Backup:
 
     def restore_files(self, wanted: str, name: str, directory: Path | None) -> str:
         """Put back what services declared, each by its own command, or write it into a directory to look at."""
-        stamp = self.newest(self.files, wanted)
-        items = [item for item in self.manifest(self.files, stamp)["items"] if name in ("", item["name"])]
+        stamp, manifest = self.newest(self.files, wanted)
+        items = [item for item in manifest["items"] if name in ("", item["name"])]
         if not items:
             raise BackupError(f"{self.files}/{stamp} has no {name}")
         commands = {item["name"]: item["restore"] for item in self.declared()}
@@ -930,9 +1065,11 @@ class Backup:
             wrong = f"none for {words(age(stamp or self.installed))}, {words(most)} are allowed" if late else ""
             lines.append((kind, f"{told}, {words(age(stamp))} ago" if stamp else "none yet", wrong))
 
-        if self.config["databases"]:
+        # Every host looks after the dumps: the one that takes them may be what is down.
+        if self.config["databases_watched"]:
             good = [stamp for stamp, (verdict, _) in self.sets("databases").items() if verdict == "good"]
             judged("dumps", *([good[-1], f"databases/{good[-1]}"] if good else [None, ""]), hours)
+        if self.config["databases"]:
             bases = [one for one in self.base_backups() if not one["error"]]
             stamp = datetime.fromtimestamp(bases[-1]["timestamp"]["stop"], UTC).strftime(STAMP) if bases else None
             judged("base backup", stamp, bases[-1]["label"] if bases else "", hours)
@@ -986,10 +1123,15 @@ class Backup:
         return json.loads(path.read_text()) if path.exists() else {}
 
     def attempt(self, part: str, work: Callable[[], str | None]) -> str:
-        """Do one part of a run and keep what came of it; a part that fails leaves the others their turn."""
+        """Do one part of a run and keep what came of it; a part that fails leaves the others their turn.
+
+        Of what is left to another server nothing is kept, so that it is not taken for done.
+        """
         entry, begin = dict(self.state().get(part, {})), time.monotonic()
         try:
             entry |= {"told": work() or "ok", "good": now().strftime(STAMP), "problem": ""}
+        except LeftToAnotherError as left:
+            entry = {"told": str(left)}
         except BackupError as problem:
             entry["problem"] = str(problem)
         except OSError as error:
@@ -998,14 +1140,17 @@ class Backup:
             entry["problem"] = f"{type(error).__name__}: {str(error).strip()}"
         # What a part that failed left would be in the way of the next, on a full disk most of all.
         for path in SPOOL.iterdir():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         entry |= {"tried": now().strftime(STAMP), "seconds": round(time.monotonic() - begin, 1)}
         whole = self.state() | {part: entry}
+        if "problem" not in entry:
+            del whole[part]
         fresh = STATE / "state.new"
         fresh.write_text(json.dumps(whole, indent=1))
         fresh.rename(STATE / "state.json")
-        print(f"{part}: {entry['problem'] or entry['told']} ({entry['seconds']} s)", flush=True)
-        return f"{part}: {entry['problem']}" if entry["problem"] else ""
+        problem = entry.get("problem", "")
+        print(f"{part}: {problem or entry['told']} ({entry['seconds']} s)", flush=True)
+        return f"{part}: {problem}" if problem else ""
 
     def run(self, parts: dict[str, Callable[[], str | None]]) -> None:
         wrong = [said for part, work in parts.items() if (said := self.attempt(part, work))]
@@ -1021,11 +1166,26 @@ class Backup:
         if self.declared():
             parts["files"] = self.send_files
             kinds.append(self.files)
-        for kind in kinds:
-            parts[f"objects of {kind}"] = lambda kind=kind: self.verify(kind)
-        self.run(parts)
+        self.run(parts | (self.due(self.objects(kinds)) if self.scheduled else {}))
         # Only a night on which all went well removes anything.
         self.run({"retention": lambda: [self.prune(kind) for kind in kinds] and None})
+
+    def objects(self, kinds: list[str]) -> dict[str, Callable[[], str | None]]:
+        """Return the looks at what lies in the bucket."""
+        parts: dict[str, Callable[[], str | None]] = {
+            f"objects of {kind}": lambda kind=kind: self.verify(kind) for kind in kinds
+        }
+        return parts | ({"objects of the base backups": self.verify_base} if self.config["databases"] else {})
+
+    def due(self, parts: dict[str, Callable[[], str | None]]) -> dict[str, Callable[[], str | None]]:
+        """Return the parts that were not good within the days that the site says, less what a random delay takes."""
+        within, state = timedelta(days=self.config["verify_days"], hours=-3), self.state()
+        recent = {
+            part
+            for part in parts.keys() & state.keys()
+            if not state[part]["problem"] and "good" in state[part] and age(state[part]["good"]) < within
+        }
+        return {part: work for part, work in parts.items() if part not in recent}
 
     def rehearse(self) -> None:
         parts: dict[str, Callable[[], str | None]] = {}
@@ -1033,9 +1193,6 @@ class Backup:
             parts |= {"rehearsal of the dumps": self.rehearse_dumps, "rehearsal of the base backup": self.rehearse_base}
         if self.declared():
             parts["rehearsal of the files"] = self.rehearse_files
-        if self.config["databases"]:
-            # Weeks of WAL are too much to fetch every night.
-            parts["objects of the base backups"] = self.verify_base
         self.run(parts)
 
     def tell(self, run: str) -> None:
@@ -1051,9 +1208,33 @@ class Backup:
             call("sh", "-c", self.config["hook"], failed="the hook", input=message + "\n", timeout=300)
 
 
-def position(lsn: str) -> tuple[int, int]:
+def bytes_of(lsn: str) -> int:
     high, low = lsn.split("/")
-    return int(high, 16), int(low, 16)
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def missing(there: set[str], starts: set[str], timeline: int, history: str, size: int) -> list[str]:
+    """Return the segments that are not there, from the oldest base backup's start on, along the server's history.
+
+    A segment's name is its timeline and its place in the WAL. Each timeline ends with the one before that in which the
+    next begins; a base backup on a timeline that leads nowhere is of no interest.
+    """
+
+    def name(timeline: int, number: int) -> str:
+        return f"{timeline:08X}{number * size >> 32:08X}{number * size % 2**32 // size:08X}"
+
+    def number(segment: str) -> int:
+        return ((int(segment[8:16], 16) << 32) + int(segment[16:], 16) * size) // size
+
+    parted = [line.split() for line in history.splitlines() if line.strip()]
+    ends = {int(each[0]): bytes_of(each[1]) // size for each in parted}
+    last = max((number(segment) for segment in there if int(segment[:8], 16) == timeline), default=-1)
+    ends[timeline] = max(last + 1, *ends.values(), 0)
+    chain: dict[int, str] = {}
+    for one, end in sorted(ends.items()):
+        chain |= {at: name(one, at) for at in range(len(chain), end)}
+    begin = min((number(start) for start in starts if chain.get(number(start)) == start), default=len(chain))
+    return [chain[at] for at in range(begin, len(chain)) if chain[at] not in there]
 
 
 @contextlib.contextmanager
@@ -1072,6 +1253,11 @@ def alone() -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="offramp-backup", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--scheduled",
+        action="store_true",
+        help="as the timers do: leave out what the other server took this night, and look at what lies in the bucket",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     nightly = actions.add_parser("nightly", help="take what a night takes, now")
     nightly.add_argument(
@@ -1095,8 +1281,12 @@ def main() -> None:
     files.add_argument("directory", type=Path, nargs="?", help="write it here instead")
     asked = parser.parse_args()
     os.umask(0o077)
+    # Whoever calls it by hand may have a password or a host of something else in the environment.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
     try:
         backup = Backup()
+        backup.scheduled = asked.scheduled
         if asked.action == "tell":
             backup.tell(asked.run)
             return
@@ -1108,14 +1298,8 @@ def main() -> None:
                 case "rehearse":
                     backup.rehearse()
                 case "verify":
-                    backup.run(
-                        {
-                            "objects of the dumps": lambda: backup.verify("databases"),
-                            "objects of the base backups": backup.verify_base,
-                        }
-                        if backup.config["databases"]
-                        else {"objects of the files": lambda: backup.verify(backup.files)}
-                    )
+                    kinds = ["databases"] if backup.config["databases"] else []
+                    backup.run(backup.objects([*kinds, backup.files]))
                 case "restore":
                     print(backup.restore(asked.to, asked.dump, asked.database, asked.overwrite))
                 case "files":

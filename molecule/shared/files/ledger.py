@@ -1,8 +1,8 @@
 """Insert numbers through the pooler, one after the other, and write down on this host which were acknowledged.
 
 It runs on a web host with what is there: python3 and psql. Each writer has one session at a time. A line of the ledger
-is "<writer>-<number> <seconds>", written only after the commit has returned; a line that begins with "error" is what a
-client saw instead.
+is "<writer>-<number> <seconds waited> <time>", written only after the commit has returned; a line that begins with
+"error" is what a client saw instead. Of a new session, the login counts as waiting.
 """
 
 import os
@@ -16,6 +16,10 @@ from pathlib import Path
 DATABASE = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
 INSERT = "INSERT INTO ledger VALUES (:'name') RETURNING name;\n"
 ANSWER_SECONDS = 40
+# Made by whoever has seen enough.
+STOP = Path("/root/ledger.stop")
+# Not Debian's wrapper, whose start would take more of the host than all else here.
+PSQL = max(Path("/usr/lib/postgresql").glob("*/bin/psql"))
 
 
 class Writer(threading.Thread):
@@ -30,7 +34,7 @@ class Writer(threading.Thread):
     def session(self):
         return subprocess.Popen(
             [
-                "/usr/bin/psql",
+                PSQL,
                 "--no-psqlrc",
                 "--quiet",
                 "--no-align",
@@ -45,18 +49,19 @@ class Writer(threading.Thread):
 
     def run(self):
         number, session = 0, self.session()
-        while time.time() < self.until:
+        while time.time() < self.until and not STOP.exists():
             number += 1
-            name = f"{self.writer}-{number}"
+            name, asked = f"{self.writer}-{number}", time.monotonic()
             answer = self.say(session, f"\\set name {name}\n{INSERT}")
+            waited = f"{time.monotonic() - asked:.3f}"
             if answer == name:
-                self.note(name)
+                self.note(f"{name} {waited}")
                 time.sleep(0.005)
                 continue
-            self.note(f"error {name} {answer!r}")
+            self.note(f"error {name} {answer!r} {waited}")
             session.kill()
             session.wait()
-            time.sleep(0.2)
+            time.sleep(0.4)
             session = self.session()
         session.kill()
 
@@ -74,6 +79,7 @@ class Writer(threading.Thread):
 
 def main():
     path, seconds, writers = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+    STOP.unlink(missing_ok=True)
     with Path(path).open("w") as ledger:
         threads = [Writer(f"{os.getpid()}-{index}", ledger, time.time() + seconds) for index in range(writers)]
         for thread in threads:
