@@ -118,7 +118,7 @@ def texts(arguments: dict[str, str], directory: str) -> dict[str, str]:
     }
 
 
-OPERATOR_KEYS = "base_operator_keys"
+OPERATOR_KEYS = "ssh_operator_keys"
 
 
 class ActionModule(ActionBase):

@@ -85,6 +85,7 @@ CONNECTION_KEYS = (
 SITE_NAMES = (
     "apps",
     "config_vars",
+    "operator_addresses",
     "pool_size",
     "tls_certificates",
     "vault_redis_password",
@@ -150,7 +151,7 @@ BACKUP_VALUES = {
 }
 CIPHER_KEY_LENGTH = 32
 
-NETWORKS = ("firewall_ssh_sources", "nginx_trusted_proxies")
+NETWORKS = ("firewall_ssh_sources", "nginx_trusted_proxies", "operator_addresses")
 CALENDARS = {"backup_calendar": "*-*-* 02:00:00", "backup_rehearsal_calendar": "Sun *-*-* 04:30:00"}
 CALENDAR_WORDS = ("minutely", "hourly", "daily", "monthly", "weekly", "yearly", "quarterly", "semiannually")
 DAYS = r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)(?:day|sday|nesday|rsday|urday)?"
@@ -613,20 +614,20 @@ def nearest_zone(zone: str, zones: list[str]) -> str | None:
 
 
 def key_problems(site: dict[str, Any]) -> Iterator[Problem]:
-    if "base_operator_keys" in site.get("options", {}) and not site["values"].get("base_operator_keys"):
+    if "ssh_operator_keys" in site.get("options", {}) and not site["values"].get("ssh_operator_keys"):
         yield problem(
-            ["base_operator_keys"],
-            "nobody could log in as the operator: base_operator_keys is missing or empty",
-            'write  base_operator_keys: ["ssh-ed25519 AAAA… you@laptop"]  with what  cat ~/.ssh/id_ed25519.pub  shows',
+            ["ssh_operator_keys"],
+            "nobody could log in as the operator: ssh_operator_keys is missing or empty",
+            'write  ssh_operator_keys: ["ssh-ed25519 AAAA… you@laptop"]  with what  cat ~/.ssh/id_ed25519.pub  shows',
         )
-    keys = site["values"].get("base_operator_keys")
+    keys = site["values"].get("ssh_operator_keys")
     for index, key in enumerate(keys if isinstance(keys, list) else []):
         if unresolved(key):
             continue
         fault = key_fault(key)
         if fault:
             yield problem(
-                ["base_operator_keys", index],
+                ["ssh_operator_keys", index],
                 f"operator key number {index + 1} {fault}",
                 "write the one line that  cat ~/.ssh/id_ed25519.pub  shows, in quotes",
             )

@@ -22,6 +22,7 @@ NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
 # Scenarios that are started first, so that no long one is left for the end: the kind, and the name.
 LONG = (
+    "drills upgrade",
     "drills deploy",
     "drills backup",
     "drills standby",
@@ -29,6 +30,7 @@ LONG = (
     "molecule site",
     "drills rebuild",
     "security canary",
+    "security security",
     "molecule standby",
     "molecule import",
     "molecule app",
@@ -42,7 +44,7 @@ SECURITY_TABLE = ROOT / ".lab" / "scanner" / "table.md"
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
-DRILLS = ("upgrade", "backup", "deploy", "standby", "rebuild", "faults", "tls")
+DRILLS = ("upgrade", "backup", "deploy", "standby", "rebuild", "faults", "tls", "ssh", "firewall")
 
 # A scenario that hangs fails, and does not keep the others from being told.
 LIMIT_SECONDS, KILL_SECONDS = 2400, 30

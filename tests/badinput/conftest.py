@@ -27,7 +27,7 @@ db:
 """,
     "group_vars/all/site.yml": """\
 base_operator_name: operator
-base_operator_keys:
+ssh_operator_keys:
   - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJ1dHRlcmZseWJ1dHRlcmZseWJ1dHRlcmZseWJ1dHQ you@laptop
 base_timezone: Etc/UTC
 """,

@@ -26,7 +26,7 @@ GOOD = {
     "names": [
         "ansible_user",
         "apps",
-        "base_operator_keys",
+        "ssh_operator_keys",
         "base_timezone",
         "nginx_gzip_enabled",
         "site_motto",
@@ -36,7 +36,7 @@ GOOD = {
     ],
     "options": {
         "base_locale": {"type": "str"},
-        "base_operator_keys": {"type": "list", "elements": "str", "required": True},
+        "ssh_operator_keys": {"type": "list", "elements": "str", "required": True},
         "base_operator_name": {"type": "str"},
         "base_timezone": {"type": "str"},
         "backup_calendar": {"type": "str"},
@@ -70,7 +70,7 @@ GOOD = {
             {"name": "b", "source": "examples/blog", "domains": None, "services": [], "version": ""},
         ],
         "base_locale": "de_DE.UTF-8",
-        "base_operator_keys": [PUBLIC_KEY],
+        "ssh_operator_keys": [PUBLIC_KEY],
         "base_operator_name": "operator",
         "base_timezone": "Europe/Berlin",
         "nginx_gzip_enabled": True,

@@ -24,16 +24,6 @@ def test_another_account_gets_no_sudo(host):
         assert host.run("sudo --non-interactive true").rc != 0
 
 
-def test_only_the_declared_keys_open_the_operators_account(host):
-    declared = host.ansible.get_variables()["base_operator_keys"]
-    assert host.file("/home/operator/.ssh/authorized_keys").content_string.splitlines() == sorted(declared)
-
-
-def test_the_keys_are_the_operators_alone(host):
-    keys = host.file("/home/operator/.ssh/authorized_keys")
-    assert (keys.user, keys.mode) == ("operator", 0o600)
-
-
 def test_programs_see_utf8_and_the_time_zone(host):
     assert host.check_output("bash --login -c 'locale charmap'") == "UTF-8"
     assert host.check_output("date +%Z") == "UTC"

@@ -1,9 +1,15 @@
 """What a host lets in: what a role declared, for the hosts that it named, and nothing else.
 
-web1 is looked at. memcached is declared for the web hosts, so web2 is a friend; the outsider is in no group.
+web1 is looked at. memcached is declared for the web hosts, so web2 is a friend; the outsider and the stranger are in no
+group.
 """
 
+import json
+import os
+import signal
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import testinfra
@@ -42,13 +48,24 @@ def addresses(host):
     }
 
 
+def state(host):
+    """Everything that the filter holds, and what the next boot loads, to the byte."""
+    saved = "for tool in iptables ip6tables; do $tool-save -t filter | grep -v '^#' | sed 's/ .[0-9]*:[0-9]*.$//'; done"
+    return host.check_output(f"{saved}; cat /etc/iptables/rules.v4 /etc/iptables/rules.v6")
+
+
 def reaches(client, address, port):
     return client.run("python3 -c %s", CONNECT.format(address, port)).rc == 0
 
 
-def converge(*options):
-    command = ["ansible-playbook", "playbooks/base.yml", "--limit=web1", "--tags=firewall", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def command(limit, *options):
+    return ["ansible-playbook", "playbooks/base.yml", f"--limit={limit}", "--tags=firewall", *options]
+
+
+def converge(*options, limit="web1"):
+    # What is cut off is told after this time.
+    environment = os.environ | {"ANSIBLE_TIMEOUT": "4", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+    return subprocess.run(command(limit, *options), env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -117,3 +134,110 @@ def test_a_flushed_filter_is_loaded_again(host):
     rules = host.check_output("iptables -S").splitlines()
     assert "-P INPUT DROP" in rules
     assert "-A INPUT -j OFFRAMP" in rules
+
+
+def test_what_a_provider_put_into_the_file_is_loaded_at_the_next_boot(host):
+    file = "/etc/iptables/rules.v4"
+    host.check_output("cp -p %s /root/rules.v4", file)
+    host.check_output(
+        "sed -i '/^:OUTPUT/a :InstanceServices - [0:0]\\n-A OUTPUT -d 169.254.0.2/32 -j InstanceServices' %s", file
+    )
+    host.check_output("iptables -D OFFRAMP 1")
+    assert converge().returncode == 0
+    text = host.file(file).content_string
+    host.check_output("iptables-restore --test <%s", file)
+    host.check_output("mv /root/rules.v4 %s", file)
+    assert "-A OUTPUT -d 169.254.0.2/32 -j InstanceServices" in text
+    assert "-A OFFRAMP -i lo -j ACCEPT" in text
+
+
+def test_the_port_of_a_service_that_left_the_host_is_shut(host, addresses):
+    declared = json.dumps([{"port": UNDECLARED, "protocol": "tcp", "sources": [], "comment": "gone"}])
+    host.check_output("echo %s >/etc/offramp/firewall.d/gone.json", declared)
+    assert converge('--extra-vars={"firewall_declared_by": ["gone", "nginx", "memcached"]}').returncode == 0
+    assert reaches(another("outsider"), addresses["ipv4"], UNDECLARED)
+    assert converge().returncode == 0
+    assert not reaches(another("outsider"), addresses["ipv4"], UNDECLARED)
+    host.check_output("rm /etc/offramp/firewall.d/gone.json")
+
+
+def test_the_kernel_refuses_redirects_on_each_interface_now_and_after_a_boot(host):
+    host.check_output("sysctl --quiet --write net.ipv4.conf.eth0.accept_redirects=1 net.ipv4.tcp_syncookies=0")
+    assert converge().returncode == 0
+    assert host.check_output("sysctl --values net.ipv4.conf.eth0.accept_redirects net.ipv4.tcp_syncookies") == "0\n1"
+    assert "net.ipv4.conf.*.accept_redirects = 0" in host.file("/etc/sysctl.d/60-offramp.conf").content_string
+    assert "changed=0" in converge().stdout
+
+
+def test_ssh_is_limited_for_each_source_and_not_for_the_controller(addresses):
+    stranger = another("stranger")
+    assert [reaches(stranger, addresses["ipv4"], 22) for _ in range(12)].count(False) > 0
+    assert reaches(another("outsider"), addresses["ipv4"], 22)
+    new = ["ssh", *os.environ["ANSIBLE_SSH_COMMON_ARGS"].split(), "-o", "ControlPath=none", "web1", "true"]
+    for _ in range(12):
+        subprocess.run(new, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+
+
+# Each of these leaves the run's own connection outside; without its own rule nothing else would let it in.
+LOCKOUTS = {
+    "web1": {"firewall_ssh_port": 2222},
+    "web2": {"firewall_ssh_sources": ["192.0.2.99"]},
+    "outsider": {"firewall_ssh_sources": ["2001:db8::/32"]},
+    "stranger": {"firewall_ssh_port": 1, "firewall_declared_by": []},
+}
+LOCKOUT = {"firewall_own_connection_enabled": False, "firewall_guard_seconds": 20}
+CASES = ["wrong-port", "wrong-source", "ipv6-only", "drop-all"]
+
+
+@pytest.fixture(scope="module")
+def lockouts():
+    """Run the four mistakes, each on a host of its own, at once; return each run, its seconds, and the states."""
+
+    def run(name):
+        before, begin = state(another(name)), time.monotonic()
+        done = converge(f"--extra-vars={json.dumps(LOCKOUTS[name] | LOCKOUT)}", limit=name)
+        return done, time.monotonic() - begin, before, state(another(name))
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(LOCKOUTS, pool.map(run, LOCKOUTS), strict=True))
+
+
+@pytest.mark.parametrize("name", LOCKOUTS, ids=CASES)
+def test_rules_that_would_cut_off_ssh_are_taken_back(lockouts, name):
+    done, seconds, before, after = lockouts[name]
+    assert done.returncode != 0
+    last = done.stdout.strip().splitlines()[-1]
+    assert last.startswith(f"FAILED: {name}: with the new packet filter `ssh -p"), done.stdout
+    assert "firewall_ssh_port" in last
+    assert "The host is as it was." in done.stdout
+    assert seconds < 60
+    assert after == before
+
+
+def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):
+    before = state(host)
+    values = json.dumps(LOCKOUTS["web1"] | LOCKOUT | {"firewall_guard_seconds": 6})
+    environment = os.environ | {"ANSIBLE_TIMEOUT": "30"}
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    run = subprocess.Popen(command("web1", f"--extra-vars={values}"), env=environment, **options)
+    # The new rules are loaded, and the proof waits for an answer.
+    eventually(lambda: "--dport 2222" in host.check_output("iptables -S OFFRAMP"), seconds=30)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert state(host) != before
+    eventually(lambda: state(host) == before, seconds=15)
+    assert host.run("ls /var/lib/offramp/undo/firewall").rc != 0
+
+
+@pytest.mark.drill
+def test_a_run_after_a_killed_one_begins_with_what_was_there(host, eventually):
+    before = state(host)
+    values = json.dumps(LOCKOUTS["web1"] | LOCKOUT | {"firewall_guard_seconds": 40})
+    environment = os.environ | {"ANSIBLE_TIMEOUT": "30"}
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    run = subprocess.Popen(command("web1", f"--extra-vars={values}"), env=environment, **options)
+    eventually(lambda: "--dport 2222" in host.check_output("iptables -S OFFRAMP"), seconds=30)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert converge().returncode == 0
+    assert state(host) == before

@@ -386,7 +386,7 @@ def site(host, tmp_path):
     known = host.ansible.get_variables()
     line = {name: known[name] for name in ("ansible_host", "ansible_port", "address", "memory_mib", "cpus")}
     (site / "hosts.yml").write_text(json.dumps({"web": {"hosts": {"one": line}}, "db": {"hosts": {"one": None}}}))
-    (site / "group_vars/all/site.yml").write_text(json.dumps({"base_operator_keys": known["base_operator_keys"]}))
+    (site / "group_vars/all/site.yml").write_text(json.dumps({"ssh_operator_keys": known["ssh_operator_keys"]}))
     (site / "group_vars/all/apps.yml").write_text("# Ours\napps: []\n")
     (tmp_path / "password").write_text("only for this test")
     (tmp_path / "config.json").write_text(

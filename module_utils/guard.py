@@ -1,0 +1,94 @@
+"""A change that takes itself back unless it is kept: shared by the modules that could lock the operator out.
+
+Before the change, C(arm) leaves a script on the host that undoes it, and a timer that runs the script. Whatever becomes
+of the controller, of the network, or of the change itself, the host is then as it was. Only C(keep) stops the timer.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.placing import place_file
+
+ROOT = Path("/var/lib/offramp/undo")
+
+
+def script_text(directory: Path, lines: list[str]) -> str:
+    """Return what undoes a change, once: whoever comes second finds the script gone."""
+    return "\n".join(
+        [
+            "#!/bin/sh",
+            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            f"exec 9>{directory}.lock && flock 9",
+            f"[ -e {directory}/undo ] || exit 0",
+            *lines,
+            f"rm -rf {directory}",
+            "",
+        ]
+    )
+
+
+class Guard:
+    """What undoes one kind of change on this host."""
+
+    def __init__(self, module: Any, name: str, root: Path = ROOT):
+        self.module = module
+        self.directory = root / name
+        self.script = self.directory / "undo"
+        self.unit = f"offramp-undo-{name}"
+
+    @property
+    def pending(self) -> bool:
+        """Whether a change waits to be kept or undone, of this run or of one that was killed."""
+        return self.script.exists()
+
+    def arm(self, lines: list[str], seconds: int) -> None:
+        """Have the lines run after so many seconds."""
+        self.stop_timer()
+        place_file(self.script, script_text(self.directory, lines).encode(), 0o700)
+        # Transient, so that nothing of it is left once it has run.
+        self.call(
+            "systemd-run",
+            "--quiet",
+            "--collect",
+            f"--unit={self.unit}",
+            f"--on-active={seconds}",
+            "--timer-property=AccuracySec=100ms",
+            "/bin/sh",
+            str(self.script),
+        )
+
+    def keep(self) -> bool:
+        """Forget how to undo it; return false where that has been done already."""
+        self.stop_timer()
+        with self.lock():
+            if not self.pending:
+                return False
+            shutil.rmtree(self.directory)
+        return True
+
+    def undo(self) -> None:
+        """Undo it now, or see the end of it where the timer was sooner."""
+        self.stop_timer()
+        if self.pending:
+            self.call("/bin/sh", str(self.script))
+
+    def stop_timer(self) -> None:
+        self.module.run_command(["systemctl", "stop", f"{self.unit}.timer"])
+
+    def call(self, *command: str) -> None:
+        code, out, error = self.module.run_command(list(command))
+        if code != 0:
+            self.module.fail_json(msg=f"{' '.join(command)}: {(error or out).strip()}")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        self.directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self.directory.with_name(f"{self.directory.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
