@@ -17,8 +17,8 @@ from ansible.plugins.action import ActionBase
 
 # After the timer on the host, by which it is as it was.
 GRACE_SECONDS = 5
-# For one new connection; what hangs does not get in.
-PROOF_SECONDS = 15
+# For new connections until one gets in; what hangs does not. A reload leaves sshd for a moment without its port.
+PROOF_SECONDS, AGAIN_SECONDS = 15, 4
 
 
 class NotProvedError(Exception):
@@ -114,13 +114,22 @@ class ActionModule(ActionBase):
         try:
             for name, value in options.items():
                 connection.set_option(name, value)
+            again_until = time.monotonic() + AGAIN_SECONDS
             with at_most(PROOF_SECONDS):
-                code, out, error = connection.exec_command(command, sudoable=False)
-        except (AnsibleError, TimeoutError) as problem:
-            return in_a_line(str(problem))
+                while (fault := self._fault(command)) and time.monotonic() < again_until:
+                    time.sleep(1)
+        except TimeoutError as problem:
+            fault = str(problem)
         finally:
             for name, value in present.items():
                 connection.set_option(name, value)
+        return fault
+
+    def _fault(self, command: str) -> str:
+        try:
+            code, out, error = self._connection.exec_command(command, sudoable=False)
+        except AnsibleError as problem:
+            return in_a_line(str(problem))
         return "" if code == 0 else in_a_line((error or out).decode(errors="replace")) or f"{command} ended with {code}"
 
     def _target(self, user: str | None = None) -> str:
