@@ -77,3 +77,17 @@ def test_it_comes_back_after_a_kill(host):
     while host.run("psql --username=postgres --command='SELECT 1' postgres").rc != 0:
         assert time.monotonic() < deadline, "PostgreSQL did not come back"
         time.sleep(0.3)
+
+
+def test_a_lost_servers_process_number_that_is_another_program_s_keeps_it_from_nothing(host):
+    """As after a power cut, when the numbers begin anew; that other one is postgres's own, and stays."""
+    unit = host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
+    data = sql(host, "SHOW data_directory")
+    other = host.check_output("systemctl show --property=MainPID --value offramp-postgresql-room")
+    host.check_output("systemctl stop %s", unit)
+    host.check_output(
+        "printf '%%s\\n%%s\\n' %s %s | install -o postgres -m 600 /dev/stdin %s/postmaster.pid", other, data, data
+    )
+    host.check_output("timeout 20 systemctl start %s", unit)
+    assert sql(host, "SELECT 7") == "7"
+    assert host.check_output("systemctl show --property=MainPID --value offramp-postgresql-room") == other
