@@ -64,6 +64,13 @@ def memory_mib(root: Path = ROOT) -> int:
     return min(sizes + memory_limits(root), default=0) // 1024**2
 
 
+def huge_pages_mib(root: Path = ROOT) -> int:
+    """Return what is set aside in huge pages out of the memory, after what a control group's limit leaves beside it."""
+    total = re.search(r"^MemTotal:\s+(\d+)", read(root / "proc/meminfo"), re.MULTILINE)
+    beside = int(total[1]) // 1024 - memory_mib(root) if total else 0
+    return max(HugePages(root).others_mib - beside, 0)
+
+
 def cpu_limits(root: Path = ROOT) -> list[int]:
     """Return how many CPUs the quotas of the control groups above come to, each at least one."""
     quotas = []
@@ -93,7 +100,7 @@ def host_facts() -> dict[str, Any]:
         "ansible_distribution_release": system.get("VERSION_CODENAME", ""),
         "ansible_distribution_version": point if point.startswith(f"{version}.") else version,
         "ansible_hostname": platform.node().split(".")[0],
-        "ansible_huge_pages_mib": HugePages().others_mib,
+        "ansible_huge_pages_mib": huge_pages_mib(),
         "ansible_kernel": platform.release(),
         "ansible_memtotal_mb": memory_mib(),
         "ansible_os_family": "Debian",

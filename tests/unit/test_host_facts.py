@@ -115,3 +115,11 @@ def test_a_quota_is_counted_in_whole_cpus(tmp_path: Path, files: dict[str, str],
     root = machine(tmp_path, files)
     assert host_facts.cpu_limits(root) == limits
     assert host_facts.cpus(root) == min([len(os.sched_getaffinity(0)), *limits])
+
+
+@pytest.mark.parametrize(("limit", "mib"), [("max", 1024), (f"{15 * GIB // 2}", 512), (f"{GIB}", 0)])
+def test_huge_pages_are_taken_from_the_memory_where_nothing_is_left_beside_it(tmp_path, limit, mib):
+    """A container's limit has none of the machine's in it, whoever sets them aside."""
+    pages = "MemTotal:        8388608 kB\nHugePages_Total: 512\nHugepagesize:       2048 kB\n"
+    root = machine(tmp_path, {"proc/meminfo": pages, "proc/1/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": limit})
+    assert host_facts.huge_pages_mib(root) == mib

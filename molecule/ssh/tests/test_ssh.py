@@ -189,6 +189,8 @@ def test_what_sshd_has_loaded_counts_and_not_the_file_alone(host):
     host.check_output(
         f"cp -p {CONFIGURATION} /root/saved && echo 'Banner /etc/issue' >>{CONFIGURATION} && systemctl reload ssh"
     )
+    # A reload is a signal: sshd reads the file a moment later.
+    time.sleep(2)
     host.check_output(f"mv /root/saved {CONFIGURATION}")
     assert "changed=1" in converge(name_of(host)).stdout
     assert "Debian" not in login(host, "operator", "true").stderr
