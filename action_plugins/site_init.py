@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import filter_loader
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "inventory" / "example"
@@ -23,20 +23,6 @@ SERVER = re.compile(
     r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9_][A-Za-z0-9_.-]*)(?::(?P<port>\d{1,5}))?(?:=(?P<private>[0-9.]+))?"
 )
 KEY = re.compile(r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?")
-
-
-def _module(folder: str, name: str) -> Any:
-    """Return a plugin's module, which Ansible loads by path and not by import."""
-    path = ROOT / folder / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"offramp_{name}", path)
-    if spec is None or spec.loader is None:
-        raise AnsibleError(f"{path} cannot be loaded")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-yaml_put = _module("filter_plugins", "yaml_put").yaml_put
 
 
 def site_directory(name: str) -> Path:
@@ -100,6 +86,7 @@ def mistakes(arguments: dict[str, str]) -> Iterator[str]:
 
 def texts(arguments: dict[str, str], directory: str) -> dict[str, str]:
     """Return the files of the new inventory, made from the example's, by their path in it."""
+    yaml_put = filter_loader.get("yaml_put").j2_function
     web = servers(arguments["web"], "web")
     # Without a server of its own the database is on the first web server, under that one's name.
     database = servers(arguments["db"], "db") or {"web1": {}}
@@ -113,12 +100,9 @@ def texts(arguments: dict[str, str], directory: str) -> dict[str, str]:
     key = Path(arguments["key"]).expanduser().read_text().strip()
     return {
         "hosts.yml": text,
-        "group_vars/all/site.yml": yaml_put(site, [OPERATOR_KEYS], [key]),
+        "group_vars/all/site.yml": yaml_put(site, ["ssh_operator_keys"], [key]),
         "group_vars/all/apps.yml": NO_APPS.format(site=directory),
     }
-
-
-OPERATOR_KEYS = "ssh_operator_keys"
 
 
 class ActionModule(ActionBase):

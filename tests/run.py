@@ -44,9 +44,7 @@ SECURITY_TABLE = ROOT / ".lab" / "scanner" / "table.md"
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
 WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
-# Not among them yet is "ssh": of its drills, the loss of power before the proof and the twenty guesses fail as they are
-# written. It comes back when `DRILLS=1 molecule verify -s ssh` passes.
-DRILLS = ("upgrade", "backup", "deploy", "standby", "rebuild", "faults", "tls", "firewall")
+DRILLS = ("upgrade", "backup", "deploy", "standby", "rebuild", "faults", "tls", "ssh", "firewall")
 
 # A scenario that hangs fails, and does not keep the others from being told.
 LIMIT_SECONDS, KILL_SECONDS = 2400, 30

@@ -214,16 +214,20 @@ def test_rules_that_would_cut_off_ssh_are_taken_back(lockouts, name):
     assert after == before
 
 
-def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):
-    before = state(host)
-    values = json.dumps(LOCKOUTS["web1"] | LOCKOUT | {"firewall_guard_seconds": 6})
+def kill_before_the_proof(host, eventually, seconds):
+    """Kill a run when the new rules are loaded and the proof waits for an answer."""
+    values = json.dumps(LOCKOUTS["web1"] | LOCKOUT | {"firewall_guard_seconds": seconds})
     environment = os.environ | {"ANSIBLE_TIMEOUT": "30"}
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     run = subprocess.Popen(command("web1", f"--extra-vars={values}"), env=environment, **options)
-    # The new rules are loaded, and the proof waits for an answer.
     eventually(lambda: "--dport 2222" in host.check_output("iptables -S OFFRAMP"), seconds=30)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
+
+
+def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):
+    before = state(host)
+    kill_before_the_proof(host, eventually, 6)
     assert state(host) != before
     eventually(lambda: state(host) == before, seconds=15)
     assert host.run("ls /var/lib/offramp/undo/firewall").rc != 0
@@ -232,12 +236,6 @@ def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, e
 @pytest.mark.drill
 def test_a_run_after_a_killed_one_begins_with_what_was_there(host, eventually):
     before = state(host)
-    values = json.dumps(LOCKOUTS["web1"] | LOCKOUT | {"firewall_guard_seconds": 40})
-    environment = os.environ | {"ANSIBLE_TIMEOUT": "30"}
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    run = subprocess.Popen(command("web1", f"--extra-vars={values}"), env=environment, **options)
-    eventually(lambda: "--dport 2222" in host.check_output("iptables -S OFFRAMP"), seconds=30)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    kill_before_the_proof(host, eventually, 40)
     assert converge().returncode == 0
     assert state(host) == before

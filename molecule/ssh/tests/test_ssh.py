@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import testinfra
+from shared.tests.ledger import podman
 
 testinfra_hosts = ["ansible://one", "ansible://old"]
 
@@ -148,40 +149,42 @@ def test_nothing_is_shut_before_the_operator_has_got_in(host):
         host.check_output(f"rm {extra} && systemctl reload ssh")
 
 
+def beside_ssh(host, script):
+    """Look at a server by another way than the one that is at stake, where every new login hangs."""
+    return podman("exec", f"offramp-ssh-{name_of(host)}", "sh", "-c", script)
+
+
+def kill_before_the_proof(host, eventually, seconds):
+    """Kill a run once its change is there: every new login hangs, so that the proof does not come."""
+    values = {"ssh_settings": {"ForceCommand": "/bin/sleep 60"}, "ssh_guard_seconds": seconds}
+    run = subprocess.Popen(
+        command(name_of(host), values), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    eventually(lambda: beside_ssh(host, f"grep -q ForceCommand {CONFIGURATION}").returncode == 0, seconds=30)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
 @pytest.mark.drill
 def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):
-    """Every new login hangs, so that the proof does not come; the timer on the host knows nothing of that."""
-    before = host.check_output(STATE)
-    values = {"ssh_settings": {"ForceCommand": "/bin/sleep 60"}, "ssh_guard_seconds": 12}
-    run = subprocess.Popen(
-        command(name_of(host), values), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    eventually(lambda: host.run(f"grep -q ForceCommand {CONFIGURATION}").rc == 0, seconds=30)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    assert host.check_output(STATE) != before
-    eventually(lambda: host.check_output(STATE) == before, seconds=20)
+    """The timer on the host knows nothing of the controller."""
+    before = beside_ssh(host, STATE).stdout
+    kill_before_the_proof(host, eventually, 12)
+    assert beside_ssh(host, STATE).stdout != before
+    eventually(lambda: beside_ssh(host, "ls /var/lib/offramp/undo/ssh").returncode != 0, seconds=20)
+    assert beside_ssh(host, STATE).stdout == before
     eventually(lambda: login(host, "operator", "echo in").stdout.strip() == "in")
-    assert host.run("ls /var/lib/offramp/undo/ssh").rc != 0
 
 
 @pytest.mark.drill
-def test_a_host_that_loses_power_before_the_proof_starts_sshd_as_it_was(host):
+def test_a_host_that_loses_power_before_the_proof_starts_sshd_as_it_was(host, eventually):
     """What the way back does at a boot, before sshd reads its configuration."""
-    before = host.check_output(STATE)
-    values = {"ssh_settings": {"ForceCommand": "/bin/sleep 60"}, "ssh_guard_seconds": 40}
-    run = subprocess.Popen(
-        command(name_of(host), values), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 30
-    while host.run(f"grep -q ForceCommand {CONFIGURATION}").rc != 0:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    before = beside_ssh(host, STATE).stdout
+    kill_before_the_proof(host, eventually, 40)
     # A boot forgets the timer, and reads the units anew.
-    host.check_output("systemctl stop offramp-undo-ssh.timer && systemctl daemon-reload && systemctl restart ssh")
-    assert host.check_output(STATE) == before
+    boot = "systemctl stop offramp-undo-ssh.timer && systemctl daemon-reload && systemctl restart ssh"
+    assert beside_ssh(host, boot).returncode == 0
+    assert beside_ssh(host, STATE).stdout == before
     assert login(host, "operator", "echo in").stdout.strip() == "in"
 
 
@@ -218,7 +221,7 @@ def test_who_guesses_is_shut_out_and_the_controller_is_not(host, eventually):
     assert refused < 20
     assert seconds <= 10
     options = os.environ["ANSIBLE_SSH_COMMON_ARGS"].split()
-    bad = ["ssh", *options, *NEW, "-o", "IdentityFile=/dev/null", f"root@{name_of(host)}", "true"]
+    bad = ["ssh", *options, *NEW, "-o", "PubkeyAuthentication=no", f"root@{name_of(host)}", "true"]
     with ThreadPoolExecutor(4) as pool:
         for done in pool.map(lambda _: subprocess.run(bad, **SILENT), range(20)):
             assert "Permission denied" in done.stderr
