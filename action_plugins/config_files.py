@@ -8,6 +8,13 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
 
+class Variables(dict[str, Any]):
+    """The variables of a task, of which the lookup makes a deep copy for each template, and changes the top alone."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return dict(self)
+
+
 class ActionModule(ActionBase):
     """Controller's half of the config_files module."""
 
@@ -28,7 +35,7 @@ class ActionModule(ActionBase):
             lookup = self._shared_loader_obj.lookup_loader.get(
                 "ansible.builtin.template", loader=self._loader, templar=self._templar
             )
-            rendered["content"] = lookup.run([rendered.pop("template")], variables=task_vars)[0]
+            rendered["content"] = lookup.run([rendered.pop("template")], variables=Variables(task_vars))[0]
         if rendered.pop("secret", False) and "content" in rendered:
             rendered["secret_content"] = rendered.pop("content")
         return rendered

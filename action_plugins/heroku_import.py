@@ -329,7 +329,16 @@ class Importer:
             "formation": str(self.arguments.get("formation") or ""),
             "default_domain": f"{self.name}.localhost" if self.lab_directory and not present.get("domains") else "",
             "vault": self.vault_names(),
+            "redis_database": self.redis_database(present),
         }
+
+    def redis_database(self, present: dict[str, Any]) -> int:
+        """Return the app's number in redis, or the first that no other app has."""
+        if isinstance(present.get("redis_database"), int):
+            return present["redis_database"]
+        having = [app for app in self.others if "redis" in (app.get("services") or heroku_app.SERVICES)]
+        taken = {app.get("redis_database") or 0 for app in having}
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def vault_names(self) -> list[str]:
         try:

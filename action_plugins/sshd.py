@@ -14,17 +14,19 @@ class ActionModule(GuardedAction):
 
     def _prove_and_keep(self) -> None:
         # Nothing is shut before the operator has come in with a key and become root.
-        self._prove("with the new keys")
+        self._prove_operator("with the new keys")
         if self.done.pop("rest"):
             changed = self._step(step="sshd")
             if changed.get("failed") or changed.get("unreachable"):
                 raise self.not_proved(
                     changed.get("msg", "the host did not answer").removesuffix("\nThe host is as it was.")
                 )
-            self._prove("with the new configuration of sshd")
+            when = "with the new configuration of sshd"
+            self._prove_operator(when)
+            self._prove_own(when)
         self._keep()
 
-    def _prove(self, when: str) -> None:
+    def _prove_operator(self, when: str) -> None:
         operator = self._task.args["operator"]
         if fault := self._gets_in("sudo -n true", user=operator):
             raise self.not_proved(
@@ -32,6 +34,10 @@ class ActionModule(GuardedAction):
                 "of this machine in ssh_operator_keys, the line that  cat ~/.ssh/id_ed25519.pub  shows, and look at "
                 "ssh_settings."
             )
+
+    def _prove_own(self, when: str) -> None:
+        """Prove the login of this run, where it is not the operator's."""
+        operator = self._task.args["operator"]
         if self._connection.get_option("remote_user") == operator:
             return
         if fault := self._gets_in():

@@ -15,6 +15,15 @@ description:
 """
 
 
+def line_of(content: dict[str, Any]) -> str:
+    """Return the line of a result that says most; of a command that is its own last one, and not that it failed."""
+    said = str(content.get("stderr") or "").strip()
+    if said and content.get("msg") == "non-zero return code":
+        return said.splitlines()[-1]
+    text = str(content.get("outcome") or content.get("msg") or "").strip()
+    return text.splitlines()[0] if text else ""
+
+
 class CallbackModule(CallbackBase):
     """Remember the last failure, which is the one that ended the run."""
 
@@ -43,6 +52,5 @@ class CallbackModule(CallbackBase):
     def _remember(self, result: Any, default: str) -> None:
         # The method that gives it was made public in 2.20.
         content = getattr(result, "result", None) or result._result
-        text = str(content.get("outcome") or content.get("msg") or default).strip()
-        self.line = text.splitlines()[0] if text else default
+        self.line = line_of(content) or default
         self.host = result._host.get_name()

@@ -39,7 +39,11 @@ options:
     default: 6432
   database_password:
     description:
-      - Password of the app's database role, for the service postgresql.
+      - Password of the app's database login, for the service postgresql.
+    type: str
+  database_login:
+    description:
+      - That login, where it is not the database's owner.
     type: str
   redis_address:
     description:
@@ -53,7 +57,7 @@ options:
     default: 7379
   redis_password:
     description:
-      - Password of redis.
+      - Password of the app's user of redis, for the service redis.
     type: str
   memcached_servers:
     description:
@@ -87,6 +91,7 @@ def app_env(
     database_address: str = "127.0.0.1",
     database_port: int = 6432,
     database_password: str | None = None,
+    database_login: str | None = None,
     redis_address: str = "127.0.0.1",
     redis_port: int = 7379,
     redis_password: str | None = None,
@@ -98,10 +103,12 @@ def app_env(
     if "postgresql" in services:
         password = _needed(name, "postgresql", "database_password", database_password)
         at = f"{_host(database_address)}:{database_port}"
-        variables["DATABASE_URL"] = f"postgres://{app['database']}:{password}@{at}/{app['database']}"
+        login = database_login or app["database"]
+        variables["DATABASE_URL"] = f"postgres://{login}:{password}@{at}/{app['database']}"
     if "redis" in services:
         password = _needed(name, "redis", "redis_password", redis_password)
-        variables["REDIS_URL"] = f"redis://:{password}@{_host(redis_address)}:{redis_port}/0"
+        number = app["redis_database"]
+        variables["REDIS_URL"] = f"redis://{name}:{password}@{_host(redis_address)}:{redis_port}/{number}"
     if "memcached" in services:
         variables["MEMCACHE_SERVERS"] = ",".join(memcached_servers or [])
     variables.update(app["config"])

@@ -64,6 +64,8 @@ KEYS = {
     "writable": "writable: [uploads]",
     "config": 'config: {DEBUG: "0"}',
     "services": "services: [postgresql, redis, memcached]",
+    "redis_database": "redis_database: 1",
+    "redis_keys": 'redis_keys: ["shop:*"]',
     "python": 'python: "3.13"',
     "port": "port: 8000",
     "health_path": "health_path: /health",
@@ -76,6 +78,9 @@ KEYS = {
 REQUIRED = ("name", "source")
 TEXT = ("name", "source", "version", "python", "health_path", "backup_check", "static_url", "static_path")
 SERVICES = ("postgresql", "redis", "memcached")
+# As redis has by itself.
+REDIS_DATABASES = 16
+REDIS_PATTERN = r"[^\s\"'#~&%|]+"
 # What people coming from other tools write.
 SYNONYMS = {
     "addons": "services",
@@ -551,6 +556,31 @@ def check_port(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
         )
 
 
+def check_redis_database(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    if number(value) is None or not 0 <= int(value) < REDIS_DATABASES:
+        yield problem(
+            path,
+            f"redis_database of {app} is {kind(value)}; it takes a number from 0 to {REDIS_DATABASES - 1}",
+            f"write  {KEYS['redis_database']}",
+        )
+
+
+def check_redis_keys(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
+    """Patterns that redis's rules would not hold together."""
+    if not isinstance(value, list):
+        yield problem(
+            path, f"redis_keys of {app} is {kind(value)}; it takes a list of patterns", f"write  {KEYS['redis_keys']}"
+        )
+        return
+    for position, pattern in enumerate(value):
+        if not isinstance(pattern, str) or not re.fullmatch(REDIS_PATTERN, pattern):
+            yield problem(
+                [*path, position],
+                f"{kind(pattern)} in redis_keys of {app} is no pattern of keys: it has no spaces and no quotes",
+                f"write  {KEYS['redis_keys']}",
+            )
+
+
 def check_process_mib(path: list[Any], app: str, value: Any) -> Iterator[Problem]:
     if number(value) is None or not 1 <= int(value) <= 2**20:
         yield problem(
@@ -598,6 +628,8 @@ CHECKS: dict[str, Check] = {
     "config": check_config,
     "services": check_services,
     "python": check_python,
+    "redis_database": check_redis_database,
+    "redis_keys": check_redis_keys,
     "port": check_port,
     "health_path": check_health_path,
     "static_url": check_static_url,
@@ -837,12 +869,35 @@ def port_problems(index: int, app: dict[str, Any], owners: dict[int, str]) -> It
         owners.setdefault(port, name)
 
 
+def redis_problems(index: int, app: dict[str, Any], owners: dict[int, str]) -> Iterator[Problem]:
+    """A database of redis that another app has, whose jobs and cache would be mixed up with this one's."""
+    services, patterns, given = (app.get(key) for key in ("services", "redis_keys", "redis_database"))
+    database = 0 if given is None else number(given)
+    if services is not None and not (isinstance(services, list) and "redis" in services):
+        return
+    # With patterns of its own an app's keys are its own wherever they are.
+    if database is None or (isinstance(patterns, list) and patterns):
+        return
+    if database in owners:
+        free = next((other for other in range(REDIS_DATABASES) if other not in owners), 1)
+        path = ["apps", index, "redis_database"] if "redis_database" in app else ["apps", index]
+        yield problem(
+            path,
+            f"{label(app, index)} has redis's database {database}, as {owners[database]} has: each would take the "
+            "other's keys and jobs for its own",
+            f"write  redis_database: {free}",
+        )
+    owners.setdefault(database, label(app, index))
+
+
 def shared_problems(apps: list[tuple[int, dict[str, Any]]], reserved: dict[str, str]) -> Iterator[Problem]:
     """Names, domains and ports that more than one claims."""
     names: dict[str, int] = {}
     domains: dict[str, str] = {}
     ports: dict[int, str] = dict(SITE_PORTS)
+    databases: dict[int, str] = {}
     for index, app in apps:
+        yield from redis_problems(index, app, databases)
         yield from name_problems(index, app.get("name"), names, reserved)
         yield from domain_problems(index, app, domains)
         yield from port_problems(index, app, ports)

@@ -27,7 +27,8 @@ options:
     description:
       - C(name) and C(source) of the app, and C(files), the text of its source by path.
       - Where known C(version), C(config) (as of C(heroku config --json)), C(domains), C(formation) (as
-        C(heroku ps:scale) prints it), C(vault) (names of the secrets that the vault has) and C(default_domain).
+        C(heroku ps:scale) prints it), C(vault) (names of the secrets that the vault has), C(default_domain) and
+        C(redis_database), the number that no other app has.
     type: dict
     required: true
 """
@@ -57,7 +58,10 @@ _heroku_schedule = import_module("heroku_schedule").heroku_schedule
 _heroku_secret = import_module("heroku_secret").heroku_secret
 
 # In the order in which an entry reads well.
-KEYS = ("name", "source", "version", "domains", "processes", "single", "schedule", "python", "services", "config")
+KEYS = (
+    *("name", "source", "version", "domains", "processes", "single", "schedule", "python", "services"),
+    *("redis_database", "config"),
+)
 SECTIONS = ("taken over", "changed", "add-ons", "to look at", "missing")
 SERVICES = ("postgresql", "redis", "memcached")
 OURS = {"DATABASE_URL": "postgresql", "REDIS_URL": "redis", "MEMCACHE_SERVERS": "memcached"}
@@ -78,7 +82,10 @@ DATABASE = (
     "postgres://{role}:{{{{ vault_database_passwords['{app}'] | urlencode | replace('/', '%2F') }}}}"
     "@127.0.0.1:{{{{ pgbouncer_port }}}}/{role}"
 )
-REDIS = "redis://:{{ vault_redis_password | urlencode | replace('/', '%2F') }}@127.0.0.1:{{ haproxy_redis_port }}/0"
+REDIS = (
+    "redis://{app}:{{{{ vault_redis_password | redis_password('{app}') }}}}@127.0.0.1"
+    ":{{{{ haproxy_redis_port }}}}/{number}"
+)
 MEMCACHED = "{{ topology_memcached_servers | join(',') }}"
 # Other names under which add-ons hand out what the site has, with the service and the value.
 ALIASES = (
@@ -106,6 +113,7 @@ class Import:
         self.files: Mapping[str, str] = app["files"]
         self.config: Mapping[str, str] | None = app.get("config")
         self.vault = set(app.get("vault") or ())
+        self.redis_database = int(app.get("redis_database") or 0)
         self.report: dict[str, list[str]] = {section: [] for section in SECTIONS}
         self.secrets: dict[str, str | None] = {}
         self.missing: list[str] = []
@@ -331,6 +339,9 @@ class Import:
         known = [service for service in SERVICES if service in wanted]
         if known != list(SERVICES):
             self.entry["services"] = known
+        if "redis" in known and self.redis_database:
+            self.entry["redis_database"] = self.redis_database
+            self.say("changed", f"its database in redis is number {self.redis_database}: other apps have those below")
         self.say("taken over", f"services of the site: {', '.join(known) or 'none'}")
         for addon in self.addons:
             self.say("add-ons", f"{addon['name']}: {addon['text'].replace('<app>', self.name)}")
@@ -397,9 +408,9 @@ class Import:
         """Return the value by which a name that an add-on gave leads to the site's service."""
         for pattern, service, value in ALIASES:
             if re.fullmatch(pattern, name) and service in self.entry.get("services", SERVICES):
-                return (
-                    value.format(app=self.name, role=self.name.replace("-", "_")) if service == "postgresql" else value
-                )
+                if service == "memcached":
+                    return value
+                return value.format(app=self.name, role=self.name.replace("-", "_"), number=self.redis_database)
         return None
 
     def take_config(self) -> None:

@@ -64,8 +64,8 @@ reads HEROKU_… (dyno metadata): none of it is set here; see that the code does
 name""",
     TLS: """\
 asks for TLS to a service. To PostgreSQL it gets it (sslmode=require, ssl_require=True, django_heroku), from the pool on
-its own host, whose certificate is self-signed: sslmode=verify-ca and verify-full can't connect. redis speaks no TLS:
-what insists on rediss:// can't connect""",
+its own host, and sslmode=verify-full with sslrootcert=/etc/offramp/postgresql-ca.crt. REDIS_URL leads to a forwarder on
+its own host, which speaks TLS from there on: what insists on rediss:// can't connect""",
     POOL: """\
 seems to lean on a session of PostgreSQL's: the pool lends a connection for one transaction, so advisory locks, LISTEN
 and server-side cursors do not last longer. In Django's settings: DISABLE_SERVER_SIDE_CURSORS = True""",

@@ -20,8 +20,9 @@ options:
   _input:
     description:
       - The apps, each a mapping. C(name) and C(source) are needed; the others are C(version), C(domains),
-        C(processes), C(stop_seconds), C(single), C(schedule), C(writable), C(config), C(services), C(python), C(port),
-        C(health_path), C(backup_check), C(static_url), C(static_path), C(headers) and C(process_mib).
+        C(processes), C(stop_seconds), C(single), C(schedule), C(writable), C(config), C(services),
+        C(redis_database), C(redis_keys), C(python), C(port), C(health_path), C(backup_check), C(static_url),
+        C(static_path), C(headers) and C(process_mib).
     type: list
     elements: dict
     required: true
@@ -82,6 +83,9 @@ APP_KEYS: dict[str, dict[str, Any]] = {
     "writable": {"kind": "strings", "default": []},
     "config": {"kind": "config", "default": {}},
     "services": {"kind": "strings", "default": list(SERVICES)},
+    # Its number in redis, and the patterns of the keys that it gets at; all without them
+    "redis_database": {"kind": "number", "default": 0},
+    "redis_keys": {"kind": "strings", "default": []},
     "python": {"kind": "string", "default": ""},
     "port": {"kind": "number"},
     "health_path": {"kind": "string", "default": "/"},

@@ -88,10 +88,13 @@ SITE_NAMES = (
     "operator_addresses",
     "pool_size",
     "tls_certificates",
+    "vault_ca_secret",
     "vault_redis_password",
     "vault_replication_password",
     "vault_database_passwords",
 )
+# What playbooks/rotate.yml keeps in the vault beside the secrets.
+NO_SECRETS = ("vault_database_logins", "vault_rotation")
 SECRET_LENGTH = 16
 RANDOM = "<32 random letters and digits>"
 PLACEHOLDER = re.compile(
@@ -711,7 +714,9 @@ def tls_problems(site: dict[str, Any]) -> Iterator[Problem]:
 def secret_problems(site: dict[str, Any]) -> Iterator[Problem]:
     """Secrets that are missing, placeholders, short or used twice. No message shows one."""
     values, names = site["values"], site.get("names", [])
-    owned: dict[tuple[Any, ...], Any] = {("vault_redis_password",): values.get("vault_redis_password")}
+    owned: dict[tuple[Any, ...], Any] = {
+        (name,): values.get(name) for name in ("vault_ca_secret", "vault_redis_password")
+    }
     if len(site["groups"].get("db", [])) > 1:
         owned[("vault_replication_password",)] = values.get("vault_replication_password")
     passwords = values.get("vault_database_passwords")
@@ -804,7 +809,7 @@ def other_secret_problems(values: dict[str, Any], owned: dict[tuple[Any, ...], A
 
 def vault_leaves(values: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     for name, value in values.items():
-        if name.startswith("vault_"):
+        if name.startswith("vault_") and name not in NO_SECRETS:
             yield from leaves(value, (name,))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible.module_utils.app_store import HeldError, Lock, Releases
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.connections import connections
 from ansible.module_utils.placing import place_file
 
 DOCUMENTATION = r"""
@@ -241,18 +242,6 @@ HEADER = """; Ansible managed
 """
 
 
-def connections(port: int) -> int:
-    """Count the connections to a port of this host, those not yet accepted among them."""
-    count = 0
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        with contextlib.suppress(FileNotFoundError):
-            for line in Path(table).read_text().splitlines()[1:]:
-                local, _remote, state = line.split()[1:4]
-                # Established, or about to be.
-                count += state in ("01", "03") and int(local.rpartition(":")[2], 16) == port
-    return count
-
-
 class Roll:
     """One app on this host, on its way to one release."""
 
@@ -428,7 +417,8 @@ class Roll:
             elif info["statename"] == "RUNNING":
                 return
             else:
-                said = f"is {info['statename'].lower()}"
+                # On a slow host fewer deaths fit in.
+                said = "ends again and again" if info["statename"] == "BACKOFF" else f"is {info['statename'].lower()}"
             time.sleep(0.1)
         raise RollError(f"{name} {said}, {self.module.params['health_timeout']} s after its start", program)
 

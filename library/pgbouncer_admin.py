@@ -31,10 +31,13 @@ options:
     type: int
     default: 8
   database:
-    description: Database that is written to, by its owner.
+    description: Database that is written to.
+    type: str
+  user:
+    description: The login that writes to it.
     type: str
   password:
-    description: The owner's password.
+    description: Its password.
     type: str
 author: [Offramp]
 """
@@ -70,9 +73,9 @@ class Console:
         )
         return code, (error if code else out).strip()
 
-    def prove(self, database: str, password: str) -> None:
+    def prove(self, database: str, user: str, password: str) -> None:
         """Write as a client does. A commit that waits for a standby is given up."""
-        where = f"host=127.0.0.1 port={self.port} dbname={database} user={database}"
+        where = f"host=127.0.0.1 port={self.port} dbname={database} user={user}"
         command = "--command=SELECT pg_logical_emit_message(true, 'offramp', 'proof')"
         # In the environment: a password among the arguments could be read by every user.
         secret = {"PGPASSWORD": password, "PGCONNECT_TIMEOUT": "5"}
@@ -91,9 +94,10 @@ def main() -> None:
             "port": {"type": "int", "required": True},
             "timeout": {"type": "int", "default": 8},
             "database": {"type": "str"},
+            "user": {"type": "str"},
             "password": {"type": "str", "no_log": True},
         },
-        required_if=[("state", "written", ("database", "password"))],
+        required_if=[("state", "written", ("database", "user", "password"))],
         supports_check_mode=True,
     )
     console = Console(module)
@@ -101,7 +105,7 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=True)
     if wanted == "written":
-        console.prove(module.params["database"], module.params["password"])
+        console.prove(*(module.params[name] for name in ("database", "user", "password")))
     if wanted == "paused":
         HELD.touch()
         code, said = console.tell("PAUSE", module.params["timeout"])

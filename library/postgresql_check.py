@@ -79,6 +79,8 @@ class Scratch:
             *("runuser", "--user=postgres", "--", str(self.cluster.programs / "postgres")),
             *("-D", str(files), "-c", f"data_directory={self.directory / 'data'}"),
             *("-c", f"hba_file={files / 'pg_hba.conf'}", "-c", f"ident_file={files / 'pg_ident.conf'}"),
+            # Its certificate may be written with these settings, and is not needed for what is asked.
+            *("-c", "ssl=off"),
             *("-C", setting),
         ]
 

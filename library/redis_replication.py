@@ -76,7 +76,10 @@ DIRECTORY = Path("/var/lib/redis")
 DATA = ("appendonlydir", "dump.rdb")
 # Whoever was promoted when its primary was lost knows better than that one.
 ALONE = DIRECTORY / "alone"
-PASSWORD = Path("/etc/redis/password.conf")
+USERS = Path("/etc/redis/users.conf")
+# Of before each app had a user of its own, when everybody was the default one.
+FORMER = Path("/etc/redis/password.conf")
+SOCKET = Path("/run/redis/redis-server.sock")
 REPLICATION = Path("/etc/redis/replication.conf")
 STARTED = Path("/run/offramp/redis-started")
 UNIT = "redis-server.service"
@@ -95,12 +98,18 @@ class Server:
         self.peer: str = module.params["peer"]
         self.port = str(module.params["port"])
         self.kept: Path | None = None
-        found = re.search(r"^requirepass (.+)$", PASSWORD.read_text(), re.MULTILINE) if PASSWORD.exists() else None
+        file = USERS if USERS.exists() else FORMER
+        found = re.search(r"^masterauth (.+)$", file.read_text(), re.MULTILINE) if file.exists() else None
         self.password = found[1] if found else ""
+        self.user = "offramp"
+        if found and file == FORMER and shutil.which("redis-cli") and self.cli("ping") != "PONG":
+            self.user = "default"
         self.info = self.ask()
 
     def cli(self, *words: str) -> str:
-        command = ["timeout", "5", "redis-cli", "-p", self.port, "--no-auth-warning", *words]
+        # A server of before it spoke TLS has no socket yet.
+        where = ["-s", str(SOCKET)] if SOCKET.exists() else ["-p", self.port]
+        command = ["timeout", "5", "redis-cli", *where, "--user", self.user, "--no-auth-warning", *words]
         _code, out, error = self.module.run_command(command, environ_update={"REDISCLI_AUTH": self.password})
         return (out or error).strip()
 
@@ -212,6 +221,12 @@ class Server:
     def follow(self) -> bool:
         if self.role == "slave" and self.info["master_host"] == self.peer:
             return False
+        # The other one has what this one has; the two of them change places, and nothing is put aside.
+        if self.replica():
+            self.fail(
+                f"the server at {self.peer} follows this one still, and PostgreSQL's primary is there. Run  "
+                "ansible-playbook playbooks/switchover.yml  once more, with the same promote"
+            )
         if (self.role == "master" and self.keys) or (not self.role and self.was_primary):
             if not self.module.params["rejoin"]:
                 self.fail(
@@ -221,11 +236,6 @@ class Server:
             return True
         if not self.role:
             return False
-        if self.replica():
-            self.fail(
-                f"the server at {self.peer} follows this one still, and PostgreSQL's primary is there. Run  "
-                "ansible-playbook playbooks/switchover.yml  once more, with the same promote"
-            )
         if not self.module.check_mode:
             self.tell("replicaof", self.peer, self.port)
         return True

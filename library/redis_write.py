@@ -11,7 +11,8 @@ DOCUMENTATION = r"""
 module: redis_write
 short_description: Proves that a redis takes writes
 description:
-  - Logs in as a client does and removes a key that nobody has, which a replica refuses. Needs no program of redis's.
+  - Logs in as the administrator, by the clients' way, and removes a key that nobody has, which a replica refuses.
+    Needs no program of redis's.
 options:
   address:
     description: Where the clients find redis.
@@ -22,7 +23,7 @@ options:
     type: int
     required: true
   password:
-    description: Password of the clients.
+    description: The administrator's password.
     type: str
     required: true
   timeout:
@@ -62,7 +63,7 @@ def main() -> None:
     answers = []
     try:
         with socket.create_connection(where, module.params["timeout"]) as line, line.makefile("rb") as read:
-            for words in (("AUTH", module.params["password"]), ("DEL", "offramp:proof")):
+            for words in (("AUTH", "offramp", module.params["password"]), ("DEL", "offramp:proof")):
                 line.sendall(command(*words))
                 answers.append(read.readline().decode(errors="replace").strip())
     except OSError as error:

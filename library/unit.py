@@ -34,8 +34,13 @@ options:
     type: list
     elements: path
     default: []
+  reloads:
+    description: Files that the daemon takes up by a reload, where those of I(loads) need a restart.
+    type: list
+    elements: path
+    default: []
   on_change:
-    description: How the daemon takes up changed files.
+    description: How the daemon takes up changed files of I(loads).
     type: str
     choices: [reload, restart]
     default: restart
@@ -51,6 +56,21 @@ options:
     description: Seconds to wait for the unit to become active.
     type: int
     default: 90
+  watch:
+    description:
+      - A unit of ours that looks after this one, and is kept up in the same way, after it, in the sandbox and with the
+        same I(timeout); it is restarted when its program changes.
+    type: dict
+    suboptions:
+      name:
+        description: Full name of the unit.
+        type: str
+        required: true
+      loads:
+        description: Its program, and what else it reads when it starts.
+        type: list
+        elements: path
+        required: true
 """
 
 EXAMPLES = r"""
@@ -63,13 +83,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 actions:
-  description: What was done, or would be in check mode, in order.
+  description: What was done, or would be in check mode, in order, and of I(watch) with its name.
   type: list
   elements: str
   returned: always
   sample: [drop-in, enabled, reloaded]
 active:
-  description: Whether the unit runs; false only in check mode, on a host where it would be started.
+  description: Whether the unit in I(name) runs; false only in check mode, on a host where it would be started.
   type: bool
   returned: always
 """
@@ -84,7 +104,15 @@ def fingerprint_command(loads: list[str]) -> str:
     return f"find -L {paths} -type f -exec sha256sum {{}} + 2>/dev/null | sort | sha256sum"
 
 
-def drop_in_text(name: str, loads: list[str], on_change: str, extra: str, sandbox: bool = True) -> str:
+def recorder(name: str, files: list[str]) -> str:
+    """Return what records which files the daemon is about to read, so that a change in between is never missed."""
+    script = f"mkdir -p {STAMPS}; {fingerprint_command(files)} >{STAMPS}/{name}"
+    return f"-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}"
+
+
+def drop_in_text(
+    name: str, loads: list[str], on_change: str, extra: str, sandbox: bool = True, reloads: list[str] | None = None
+) -> str:
     lines = [
         "# Ansible managed",
         "[Unit]",
@@ -98,11 +126,11 @@ def drop_in_text(name: str, loads: list[str], on_change: str, extra: str, sandbo
         "RestartSec=1",
     ]
     if loads:
-        script = f"mkdir -p {STAMPS}; {fingerprint_command(loads)} >{STAMPS}/{name}"
-        # Before the daemon reads its files: a change in between is then seen as not loaded, and never missed.
-        lines.append(f"ExecStartPre=-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}")
+        lines.append(f"ExecStartPre={recorder(name, loads)}")
         if on_change == "reload":
-            lines.append(f"ExecReload=-+/bin/sh -c {shlex.quote(script.replace('%', '%%'))}")
+            lines.append(f"ExecReload={recorder(name, loads)}")
+    if reloads:
+        lines += [f"{when}={recorder(f'{name}.reload', reloads)}" for when in ("ExecStartPre", "ExecReload")]
     if sandbox:
         lines += SANDBOX.splitlines()
     return "\n".join([*lines, *extra.strip().splitlines(), ""])
@@ -111,10 +139,22 @@ def drop_in_text(name: str, loads: list[str], on_change: str, extra: str, sandbo
 class Unit:
     """One unit on this host, asked and changed through systemctl."""
 
-    def __init__(self, module: AnsibleModule):
+    def __init__(
+        self,
+        module: AnsibleModule,
+        name: str,
+        loads: list[str],
+        on_change: str = "restart",
+        drop_in: str = "",
+        sandbox: bool = True,
+        reloads: list[str] | None = None,
+    ):
         self.module = module
-        self.name: str = module.params["name"]
-        self.loads: list[str] = module.params["loads"]
+        self.name = name
+        self.loads = loads
+        self.reloads = reloads or []
+        self.on_change = on_change
+        self.text = drop_in_text(name, loads, on_change, drop_in, sandbox, self.reloads)
         self.actions: list[str] = []
         self.active = False
         self.record = Path(STAMPS, self.name)
@@ -129,18 +169,18 @@ class Unit:
             self.module.fail_json(msg=f"systemctl show {self.name}: {error.strip()}")
         return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
-    def write_drop_in(self, text: str) -> bool:
-        if self.drop_in.exists() and self.drop_in.read_text() == text:
+    def write_drop_in(self) -> bool:
+        if self.drop_in.exists() and self.drop_in.read_text() == self.text:
             return False
         self.actions.append("drop-in")
         if not self.module.check_mode:
-            place_file(self.drop_in, text.encode(), 0o644)
+            place_file(self.drop_in, self.text.encode(), 0o644)
         return True
 
-    @property
-    def runs_on_present_files(self) -> bool:
-        recorded = self.record.read_text()
-        return self.module.run_command(["/bin/sh", "-c", fingerprint_command(self.loads)])[1] == recorded
+    def runs_on_present(self, files: list[str], record: Path) -> bool:
+        if not record.exists():
+            return False
+        return self.module.run_command(["/bin/sh", "-c", fingerprint_command(files)])[1] == record.read_text()
 
     def do(self, word: str, done: str) -> None:
         self.actions.append(done)
@@ -163,6 +203,15 @@ class Unit:
         )
         self.module.fail_json(msg=f"{problem}\nIts last log lines:\n{log.strip()}")
 
+    def take_up_files(self) -> None:
+        if self.loads and not self.record.exists():
+            # It was started without the drop-in, and a reload would not put it into its sandbox.
+            self.do("restart", "restarted")
+        elif self.loads and not self.runs_on_present(self.loads, self.record):
+            self.do(self.on_change, f"{self.on_change}ed")
+        elif self.reloads and not self.runs_on_present(self.reloads, Path(f"{self.record}.reload")):
+            self.do("reload", "reloaded")
+
     def keep(self) -> None:
         seen = self.properties()
         if seen["LoadState"] == "not-found":
@@ -170,9 +219,7 @@ class Unit:
                 self.module.fail_json(msg=f"{self.name} is not installed on this host")
             self.actions += ["drop-in", "enabled", "started"]
             return
-        wanted = self.module.params
-        text = drop_in_text(self.name, self.loads, wanted["on_change"], wanted["drop_in"], wanted["sandbox"])
-        if (self.write_drop_in(text) or seen["NeedDaemonReload"] == "yes") and not self.module.check_mode:
+        if (self.write_drop_in() or seen["NeedDaemonReload"] == "yes") and not self.module.check_mode:
             self.systemctl("daemon-reload")
         # Instances of a template and generated units are enabled by what generates them.
         if seen["UnitFileState"] == "disabled":
@@ -181,12 +228,8 @@ class Unit:
             self.fail(f"{self.name} is masked: systemctl unmask {self.name}")
         if seen["ActiveState"] not in ("active", "reloading"):
             self.do("start", "started")
-        elif self.loads and not self.record.exists():
-            # It was started without the drop-in, and a reload would not put it into its sandbox.
-            self.do("restart", "restarted")
-        elif self.loads and not self.runs_on_present_files:
-            how = self.module.params["on_change"]
-            self.do(how, f"{how}ed")
+        else:
+            self.take_up_files()
         self.active = seen["ActiveState"] == "active"
         if not self.module.check_mode:
             self.wait_until_active()
@@ -198,16 +241,30 @@ def main() -> None:
         argument_spec={
             "name": {"type": "str", "required": True},
             "loads": {"type": "list", "elements": "path", "default": []},
+            "reloads": {"type": "list", "elements": "path", "default": []},
             "on_change": {"type": "str", "choices": ["reload", "restart"], "default": "restart"},
             "drop_in": {"type": "str", "default": ""},
             "sandbox": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 90},
+            "watch": {
+                "type": "dict",
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "loads": {"type": "list", "elements": "path", "required": True},
+                },
+            },
         },
         supports_check_mode=True,
     )
-    unit = Unit(module)
+    wanted = module.params
+    unit = Unit(module, *(wanted[name] for name in ("name", "loads", "on_change", "drop_in", "sandbox", "reloads")))
     unit.keep()
-    module.exit_json(changed=bool(unit.actions), actions=unit.actions, active=unit.active)
+    actions = unit.actions
+    if wanted["watch"]:
+        watch = Unit(module, **wanted["watch"])
+        watch.keep()
+        actions += [f"{watch.name} {action}" for action in watch.actions]
+    module.exit_json(changed=bool(actions), actions=actions, active=unit.active)
 
 
 if __name__ == "__main__":

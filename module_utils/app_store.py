@@ -137,6 +137,11 @@ class Lock:
         except (FileNotFoundError, ValueError):
             return {}
 
+    @property
+    def holder(self) -> dict[str, Any]:
+        """Who has it, where it is not this one."""
+        return self._holder() or {}
+
     def _holder(self) -> dict[str, Any] | None:
         """Return who else has it."""
         found = self._read()

@@ -19,12 +19,16 @@ ROOT = Path("/var/lib/offramp/undo")
 
 
 def script_text(directory: Path, lines: list[str]) -> str:
-    """Return what undoes a change, once: whoever comes second finds the script gone."""
+    """Return what undoes a change, once: whoever comes second finds the script gone.
+
+    Called with C(boot), by the start of a service, it waits for nobody: who holds the lock may wait for that start.
+    """
     return "\n".join(
         [
             "#!/bin/sh",
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-            f"exec 9>{directory}.lock && flock 9",
+            f"exec 9>{directory}.lock",
+            'if [ "$1" = boot ]; then flock -n 9 || exit 0; else flock 9; fi',
             f"[ -e {directory}/undo ] || exit 0",
             *lines,
             f"rm -rf {directory}",

@@ -10,6 +10,8 @@ from ansible.module_utils.postgresql_cluster import Cluster
 
 # Where the name and the password of the other server's role are kept, for its owner alone.
 PASSFILE = "/etc/postgresql/offramp.pgpass"
+# By which its certificate is checked.
+AUTHORITY = "/etc/offramp/postgresql-ca.crt"
 CONNECT_SECONDS = 3
 SEPARATOR = "|"
 
@@ -62,8 +64,8 @@ class Administrator:
 def peer_conninfo(address: str, port: int, database: str = "postgres") -> str:
     """Return how the other server is reached, without a secret."""
     return (
-        f"host={address} port={port} user=replication dbname={database} sslmode=require "
-        f"passfile={PASSFILE} connect_timeout={CONNECT_SECONDS}"
+        f"host={address} port={port} user=replication dbname={database} sslmode=verify-full "
+        f"sslrootcert={AUTHORITY} passfile={PASSFILE} connect_timeout={CONNECT_SECONDS}"
     )
 
 

@@ -34,11 +34,12 @@ from typing import Any
 
 CONFIG = Path("/etc/offramp/backup/config.json")
 S3CFG = CONFIG.with_name("s3cfg")
-KEY = CONFIG.with_name("age.key")
 DECLARED = Path("/etc/offramp/backup.d")
 STATE = Path("/var/lib/offramp/backup")
 SPOOL = STATE / "spool"
 LOCK = Path("/run/offramp/backup.lock")
+# As it was when the run began, to which that of the bucket's place belongs: a rotation may change both meanwhile.
+KEY = LOCK.with_name("backup.key")
 STAMP = "%Y%m%dT%H%M%SZ"
 # What a restore or an import keeps, or has half done.
 ASIDE = re.compile(r"\.(before|restored|import|empty)\b")
@@ -51,6 +52,9 @@ COUNTED = """
 DUMPS = 0x0FF7A111
 # A timer's night, with its random delay, and what an outage may put it off by.
 NIGHT = timedelta(hours=12)
+# With what this host's services speak TLS. A run of site.yml renews them; who never runs it is told in time.
+CERTIFICATES = ("etc/pgbouncer/server.crt", "etc/postgresql/*/main/server.crt", "etc/redis/server.crt")
+CERTIFICATE_DAYS = 30
 POSITION = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END"
 
 
@@ -121,6 +125,20 @@ def through(
         # Who writes to a part that failed is ended by that; the cause is the other.
         raise BackupError(min(complaints, key=lambda complaint: complaint[0] == -signal.SIGPIPE)[1])
     return result
+
+
+def certificates(root: Path = Path("/")) -> Iterator[tuple[str, str, str]]:
+    """Say of each with which a service of this host speaks TLS: whose it is, until when, and whether that is soon."""
+    for path in sorted(path for pattern in CERTIFICATES for path in root.glob(pattern)):
+        kind = f"certificate of {path.relative_to(root).parts[1]}"
+        try:
+            said = call("openssl", "x509", "-noout", "-enddate", "-in", path, failed=f"{path} cannot be read")
+        except BackupError as problem:
+            yield kind, "not known", str(problem)
+            continue
+        ends = datetime.strptime(said.strip(), "notAfter=%b %d %H:%M:%S %Y %Z").replace(tzinfo=UTC)
+        left = (ends - now()).days
+        yield kind, f"until {ends:%Y-%m-%d}", f"ends in {left} days: run site.yml" if left < CERTIFICATE_DAYS else ""
 
 
 def checksum(path: Path) -> str:
@@ -203,10 +221,7 @@ class Backup:
     """What this host keeps in the bucket."""
 
     def __init__(self) -> None:
-        try:
-            self.config = json.loads(CONFIG.read_text())
-        except PermissionError:
-            raise BackupError("this has to be run by root") from None
+        self.config = json.loads(CONFIG.read_text())
         self.bucket = Bucket(self.config["bucket"], self.config["prefix"], self.config["endpoint"])
         self.files = f"files/{self.config['host']}"
         self.accept = False
@@ -717,7 +732,8 @@ class Backup:
                     self.tools / "pg_ctl",
                     f"--pgdata={data}",
                     f"--log={place}/log",
-                    f"--options=-c config_file={place}/settings.conf",
+                    # The sandbox has no memory to write code to, and here nothing is asked twice.
+                    f"--options=-c config_file={place}/settings.conf -c jit=off",
                     "start",
                     failed="the restored cluster does not start",
                 )
@@ -944,9 +960,8 @@ class Backup:
     def restore(self, to: str, wanted: str, database: str, overwrite: bool) -> str:
         if to:
             self.check_time(to)
-        if to and wanted:
-            raise BackupError("a time and a dump exclude each other: name one of the two")
-        if to:
+            if wanted:
+                raise BackupError("a time and a dump exclude each other: name one of the two")
             self.check_reach(to)
         if call("systemctl", "is-active", self.unit, failed="", accepted=(0, 3)).strip() != "active":
             if database or wanted or not overwrite:
@@ -964,11 +979,19 @@ class Backup:
                 f"there is data in {', '.join(full)}, so nothing was restored. It would be kept under another name; "
                 "to go on, say  -e overwrite=yes"
             )
-        if database and to:
-            return self.restore_one(database, to)
+        if to:
+            self.have_archived_to_now()
+            return self.restore_one(database, to) if database else self.restore_cluster(to)
         if wanted or database:
             return self.restore_dumps(wanted or "latest", database)
         return self.restore_cluster(to)
+
+    def have_archived_to_now(self) -> None:
+        """Have every moment that has passed in the bucket."""
+        with contextlib.suppress(BackupError), contextlib.closing(self.connect()) as primary:
+            # Only a commit after a moment ends the way there, and on a quiet site there may be none yet.
+            self.ask("SELECT pg_current_xact_id()")
+            self.wait_until_archived(self.ask(f"SELECT {POSITION}"), primary)
 
     @staticmethod
     def check_time(to: str) -> None:
@@ -1031,8 +1054,6 @@ class Backup:
     def restore_one(self, database: str, to: str) -> str:
         """One database as it was at a time: the cluster is restored beside, and the database taken from there."""
         sealed = SPOOL / "one.dump.age"
-        with contextlib.suppress(BackupError), contextlib.closing(self.connect()) as primary:
-            self.wait_until_archived(self.ask(f"SELECT {POSITION}"), primary)
         with self.scratch(
             lambda data: self.restored(data, "--type=time", f"--target={to}", "--target-action=promote")
         ) as where:
@@ -1136,6 +1157,7 @@ class Backup:
                 )
                 wrong = f"WAL waits for {stuck // 60} minutes to be archived" if stuck > 600 else ""
                 lines.append(("WAL", "arrives in the bucket" if not wrong else "does not arrive", wrong))
+        lines += certificates()
         if self.declared():
             good = [stamp for stamp, (verdict, _) in self.sets(self.files).items() if verdict == "good"]
             judged("files", *([good[-1], f"{self.files}/{good[-1]}"] if good else [None, ""]), hours)
@@ -1311,15 +1333,17 @@ def missing(there: set[str], starts: set[str], timeline: int, history: str, size
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Wait until no other run is at work on this host, and clear what one that was killed left."""
+    """Wait until no other run is at work on this host, clear what one that was killed left, and take the key."""
     LOCK.parent.mkdir(parents=True, exist_ok=True)
     with LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(SPOOL, ignore_errors=True)
         SPOOL.mkdir(mode=0o700, parents=True)
+        shutil.copy(CONFIG.with_name("age.key"), KEY)
         try:
             yield
         finally:
+            KEY.unlink()
             shutil.rmtree(SPOOL, ignore_errors=True)
 
 
@@ -1353,18 +1377,19 @@ def main() -> None:
     files.add_argument("--host", default="", help="from what another host of the site sent")
     files.add_argument("directory", type=Path, nargs="?", help="write it here instead")
     asked = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("this has to be run by root")
     os.umask(0o077)
     # Whoever calls it by hand may have a password or a host of something else in the environment.
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
     try:
-        backup = Backup()
-        backup.scheduled = asked.scheduled
-        if asked.action == "tell":
-            backup.tell(asked.run)
-            return
-        with contextlib.nullcontext() if asked.action in ("status", "watch") else alone():
+        with contextlib.nullcontext() if asked.action in ("status", "tell", "watch") else alone():
+            backup = Backup()
+            backup.scheduled = asked.scheduled
             match asked.action:
+                case "tell":
+                    backup.tell(asked.run)
                 case "nightly":
                     backup.accept = asked.accept
                     backup.nightly()
