@@ -76,7 +76,7 @@ class Flow:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.secret = dict(SEEDS)
-        self.public = self._public_keys() | {"name"}
+        self.public = self._public_keys() | {"name", "login"}
         self.plays = [root / "site.yml", *sorted((root / "playbooks").rglob("*.yml"))]
         self.tasks = [path for part in ("tasks", "handlers") for path in sorted(root.glob(f"roles/*/{part}/*.yml"))]
         self.values = [path for part in ("vars", "defaults") for path in sorted(root.glob(f"roles/*/{part}/*.yml"))]

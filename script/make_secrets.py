@@ -19,8 +19,10 @@ import yaml
 
 ALPHABET = string.ascii_letters + string.digits
 # What can be made here. A key of somebody else's service can't, and is left for the person to add.
-OURS = re.compile(r"vault_redis_password|vault_replication_password|vault_backup_cipher_key|vault_\w*secret_key\w*")
-ALWAYS = {"vault_redis_password", "vault_replication_password"}
+OURS = re.compile(
+    r"vault_ca_secret|vault_redis_password|vault_replication_password|vault_backup_cipher_key|vault_\w*secret_key\w*"
+)
+ALWAYS = {"vault_ca_secret", "vault_redis_password", "vault_replication_password"}
 
 
 def new_secret() -> str:
