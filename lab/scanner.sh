@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 image=localhost/offramp-lab:scanner
 builder=offramp-build-scanner
-packages=(bsdextrautils dnsutils git gitleaks lynis nmap testssl.sh)
+packages=(bsdextrautils dnsutils git gitleaks lynis nmap ssg-debian tcpdump testssl.sh)
 
 lab/image.sh trixie
 

@@ -6,21 +6,31 @@ from pathlib import Path
 
 import pytest
 
-# The drills alone, or all but the drills.
-DRILLS = bool(os.environ.get("DRILLS"))
+# The drills alone ("only"), or all but the drills (nothing), or "all".
+DRILLS = os.environ.get("DRILLS", "")
 
 
 def pytest_configure(config):
     """Let a test call ansible-playbook as a person does, from the repository's root; molecule stands elsewhere."""
     config.addinivalue_line("markers", "drill: a long proof, which script/test drills runs")
+    config.addinivalue_line("markers", "part_of_a_drill: a proof that a drill of the scenario has in it")
     os.chdir(Path(__file__).resolve().parent.parent)
 
 
 def pytest_collection_modifyitems(config, items):
-    """A scenario's own tests come first: the shared ones end by killing every service."""
-    wanted = [item for item in items if bool(item.get_closest_marker("drill")) == DRILLS]
+    """A scenario's own tests come first: the shared ones end by killing every service. Drills may leave it anyhow."""
+
+    def is_drill(item):
+        return bool(item.get_closest_marker("drill"))
+
+    def is_wanted(item):
+        if DRILLS == "all":
+            return not item.get_closest_marker("part_of_a_drill")
+        return is_drill(item) == bool(DRILLS)
+
+    wanted = [item for item in items if is_wanted(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
-    items[:] = sorted(wanted, key=lambda item: "shared" in item.path.parts)
+    items[:] = sorted(wanted, key=lambda item: (is_drill(item), "shared" in item.path.parts))
 
 
 @pytest.fixture

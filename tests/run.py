@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / ".lab" / "test"
@@ -20,34 +21,40 @@ SUMMARY = re.compile(r"^\d+ (?:passed|failed|errors?)\b.*$", re.MULTILINE)
 NUMBER = re.compile(r"(\d+) (passed|failed|errors?)\b")
 # What pytest and ansible-playbook say of one failure.
 FAILURE = re.compile(r"^(?:FAILED|ERROR|fatal:|E {3}) ?.*$", re.MULTILINE)
-# Scenarios that are started first, so that no long one is left for the end: the kind, and the name.
+# What is started first, so that nothing long is left for the end: the kind, and the name.
 LONG = (
-    "drills upgrade",
     "drills deploy",
-    "drills backup",
     "drills standby",
-    "molecule deploy",
+    "drills upgrade",
+    "drills backup",
+    "drills site",
     "molecule site",
     "drills rebuild",
     "security canary",
+    "drills faults",
     "security security",
+    "security openscap",
     "molecule standby",
+    "drills patch",
+    "lab",
     "molecule import",
     "molecule app",
 )
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
 # Scenarios of the part security, the long proofs of docs/security.md.
-SECURITY = ("canary", "security")
-# What the scanners of the scenario security found.
-SECURITY_TABLE = ROOT / ".lab" / "scanner" / "table.md"
+SECURITY = ("canary", "openscap", "security")
+# What the scanners of these scenarios found, a part each.
+SECURITY_TABLES = ROOT / ".lab" / "scanner"
 # The long proofs, which a run of everything else goes without: scenarios that are long as a whole, and those that have
 # tests marked as drills.
-WHOLE_DRILLS = ("backup", "faults", "rebuild", "tls", "upgrade")
-DRILLS = ("upgrade", "backup", "deploy", "standby", "rebuild", "faults", "tls", "ssh", "firewall")
+WHOLE_DRILLS = ("backup", "faults", "patch", "rebuild", "tls", "upgrade")
+DRILLS = ("upgrade", "backup", "deploy", "standby", "site", "rebuild", "faults", "patch", "tls", "ssh", "firewall")
+# Scenarios that a run of everything makes once on trixie for both, their usual tests and their drills.
+MADE_ONCE = ("deploy", "standby", "site", "ssh", "firewall")
 
 # A scenario that hangs fails, and does not keep the others from being told.
-LIMIT_SECONDS, KILL_SECONDS = 2400, 30
+LIMIT_SECONDS, KILL_SECONDS = 2700, 30
 
 
 @dataclass
@@ -107,42 +114,44 @@ def run(name: str, command: list[str], environment: dict[str, str] | None = None
     return text, code
 
 
-def part(name: str, command: list[str], at_least: int = 0) -> Result:
-    print(f"\n== {name}: {' '.join(command)}", flush=True)
+def part(name: str, command: list[str], at_least: int = 0, *, show: bool = True) -> Result:
+    if show:
+        print(f"\n== {name}: {' '.join(command)}", flush=True)
     begin = time.monotonic()
-    text, code = run(name, command, show=True)
+    text, code = run(name, command, show=show)
     return Result(name, *count(text, code, at_least), time.monotonic() - begin, failures(text, code))
 
 
-def lint() -> Iterator[Result]:
-    yield part("lint", ["script/lint"])
+def lint(*, show: bool = True) -> Iterator[Result]:
+    yield part("lint", ["script/lint"], show=show)
 
 
-def unit() -> Iterator[Result]:
-    yield part("unit", ["pytest", "tests/unit"])
+def unit(*, show: bool = True) -> Iterator[Result]:
+    yield part("unit", ["pytest", "tests/unit"], show=show)
 
 
-def badinput() -> Iterator[Result]:
-    yield part("badinput", ["pytest", "tests/badinput", "--numprocesses=2"])
+def badinput(*, show: bool = True) -> Iterator[Result]:
+    yield part("badinput", ["pytest", "tests/badinput", "--numprocesses=2"], show=show)
 
 
-def syntax() -> Iterator[Result]:
+def syntax(*, show: bool = True) -> Iterator[Result]:
     playbooks = ["site.yml", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "playbooks").glob("*.yml"))]
     for inventory in sorted((ROOT / "inventory").iterdir()):
         command = ["ansible-playbook", "--syntax-check", f"--inventory=inventory/{inventory.name}", *playbooks]
-        yield part(f"syntax {inventory.name}", command, len(playbooks))
+        yield part(f"syntax {inventory.name}", command, len(playbooks), show=show)
 
 
-def scenario(name: str, release: str, kind: str = "molecule") -> Result:
-    """Take a scenario through create, converge, idempotence, verify and destroy; idempotence counts as a test."""
+def scenario(name: str, release: str, kind: str = "molecule", tests: str = "") -> Result:
+    """Take a scenario through create, converge, idempotence, verify and destroy; idempotence counts as a test.
+
+    Of its tests those run that DRILLS names in molecule/conftest.py.
+    """
     begin = time.monotonic()
     label = f"{kind} {name} {release}"
     print(f"       {label}", flush=True)
     limit = ["timeout", f"--kill-after={KILL_SECONDS}", str(LIMIT_SECONDS)]
     command = [*limit, "molecule", "test", "--scenario-name", name]
-    marked = kind == "drills" and name not in WHOLE_DRILLS
-    environment = {"LAB_RELEASE": release, "DRILLS": "1" if marked else ""}
-    text, code = run(label, command, environment, show=False)
+    text, code = run(label, command, {"LAB_RELEASE": release, "DRILLS": tests}, show=False)
     passed, failed = count(text, code)
     passed += len(re.findall(r"idempotence.*Executed: Successful", text.partition("\nDETAILS")[0]))
     result = Result(label.removeprefix("molecule "), passed, failed, time.monotonic() - begin, failures(text, code))
@@ -163,51 +172,87 @@ def wanted(part: str, name: str | None, release: str | None) -> list[tuple[str, 
     return usual + [(one, "bookworm", part) for one in BOTH_RELEASES]
 
 
-def place(one: tuple[str, str, str]) -> int:
-    label = f"{one[2]} {one[0]}"
-    return LONG.index(label) if label in LONG else len(LONG)
+class Job(NamedTuple):
+    """Something that takes a while: its kind and name, what it must not run beside, and what does it."""
+
+    label: str
+    occupies: str
+    do: Callable[[], Sequence[Result]]
+
+    @property
+    def place(self) -> int:
+        return LONG.index(self.label) if self.label in LONG else len(LONG)
 
 
-def two_at_a_time(scenarios: Sequence[tuple[str, str, str]]) -> list[Result]:
-    """Keep two cores busy, and never run a scenario beside itself: its ports and addresses are its own."""
+def jobs(scenarios: Sequence[tuple[str, str, str]]) -> Iterator[Job]:
+    kinds = {kind for name, _release, kind in scenarios if name in MADE_ONCE}
+    both = MADE_ONCE if kinds == {"molecule", "drills"} else ()
+    for name, release, kind in scenarios:
+        if kind == "molecule" and name in both and release == "trixie":
+            continue
+        tests = ""
+        if kind == "drills" and name not in WHOLE_DRILLS:
+            tests = "all" if name in both else "only"
+        yield Job(
+            f"{kind} {name}",
+            name,
+            lambda name=name, release=release, kind=kind, tests=tests: [scenario(name, release, kind, tests)],
+        )
+
+
+def side_by_side(waiting: list[Job]) -> list[Result]:
+    """Keep two cores busy, and never run a scenario beside itself: its ports and addresses are its own.
+
+    Two jobs at a time often wait for the same server to come up; a third, of the short ones alone, fills these gaps.
+    """
     print("\n== molecule: logs in .lab/test", flush=True)
-    waiting, busy, turn = sorted(scenarios, key=place), set(), threading.Condition()
+    busy, turn = set(), threading.Condition()
+    waiting.sort(key=lambda job: job.place)
 
-    def take() -> tuple[str, str, str] | None:
+    def take(least_place: int) -> Job | None:
         with turn:
-            while waiting:
-                one = next((one for one in waiting if one[0] not in busy), None)
-                if one:
-                    waiting.remove(one)
-                    busy.add(one[0])
-                    return one
+            while left := [job for job in waiting if job.place >= least_place]:
+                job = next((job for job in left if job.occupies not in busy), None)
+                if job:
+                    waiting.remove(job)
+                    busy.add(job.occupies)
+                    return job
                 turn.wait()
         return None
 
-    def work() -> list[Result]:
+    def work(least_place: int) -> list[Result]:
         results = []
-        while one := take():
+        while job := take(least_place):
             try:
-                results.append(scenario(*one))
+                results += job.do()
             finally:
                 with turn:
-                    busy.remove(one[0])
+                    busy.remove(job.occupies)
                     turn.notify_all()
         return results
 
-    with ThreadPoolExecutor(2) as pool:
-        return [result for done in [pool.submit(work) for _ in range(2)] for result in done.result()]
+    with ThreadPoolExecutor(3) as pool:
+        workers = [pool.submit(work, least_place) for least_place in (0, 0, len(LONG))]
+        return [result for worker in workers for result in worker.result()]
 
 
-def lab() -> Iterator[Result]:
+def lab(*, show: bool = True) -> Iterator[Result]:
     """Do what a newcomer does, twice, and look at the site in a browser; a lab that was up before stays up."""
     was_up = (ROOT / ".lab" / "ssh" / "lab").exists()
-    yield part("up", ["script/up"], at_least=1)
+    yield part("up", ["script/up"], at_least=1, show=show)
     urls = subprocess.run(["lab/hosts.py", "urls"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    yield part("browser", ["script/browser-test", urls.split()[2]])
-    yield part("up again", ["script/up"], at_least=1)
+    yield part("browser", ["script/browser-test", urls.split()[2]], show=show)
+    yield part("up again", ["script/up"], at_least=1, show=show)
     if not was_up:
         run("down", ["lab/hosts.py", "down"], show=False)
+
+
+def beside(name: str, do: Callable[..., Iterator[Result]]) -> list[Result]:
+    """Do a part that is no scenario, while scenarios run."""
+    print(f"       {name}", flush=True)
+    results = list(do(show=False))
+    print(*results, sep="\n", flush=True)
+    return results
 
 
 def main() -> None:
@@ -223,17 +268,20 @@ def main() -> None:
     begin = time.monotonic()
     results = []
     chosen = {None: list(usual), "all": list(parts)}.get(arguments.part, [arguments.part])
-    for name in chosen:
-        if parts[name]:
-            results += parts[name]()
+    made_of_scenarios = [name for name in chosen if not parts[name]]
+    scenarios = [one for name in made_of_scenarios for one in wanted(name, arguments.scenario, arguments.release)]
+    others = {name: parts[name] for name in chosen if parts[name]}
     # In one queue, so that a core is idle at the end alone.
-    if scenarios := [
-        one for name in chosen if not parts[name] for one in wanted(name, arguments.scenario, arguments.release)
-    ]:
-        SECURITY_TABLE.unlink(missing_ok=True)
-        results += two_at_a_time(scenarios)
-        if SECURITY_TABLE.exists():
-            print(f"\n{SECURITY_TABLE.read_text()}", flush=True)
+    if scenarios:
+        queue = [Job(name, name, lambda name=name, do=do: beside(name, do)) for name, do in others.items()]
+        queue += jobs(scenarios)
+        for table in SECURITY_TABLES.glob("table*.md"):
+            table.unlink()
+        results += side_by_side(queue)
+        for table in sorted(SECURITY_TABLES.glob("table*.md")):
+            print(f"\n{table.read_text()}", flush=True)
+    else:
+        results += [result for do in others.values() for result in do()]
 
     print()
     for result in results:

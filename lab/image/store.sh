@@ -35,6 +35,11 @@ bind_port = $port
 devices = /srv/store
 mount_check = false
 workers = 1
+# An object that a busy machine does not enter into the bucket's list within Swift's own second stays out of it for good:
+# what would enter it later does not run here.
+container_update_timeout = 60
+conn_timeout = 20
+node_timeout = 60
 [pipeline:main]
 pipeline = $kind-server
 [app:$kind-server]
@@ -53,6 +58,9 @@ pipeline = catch_errors gatekeeper healthcheck proxy-logging cache listing_forma
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
+conn_timeout = 20
+node_timeout = 60
+recoverable_node_timeout = 60
 [filter:catch_errors]
 use = egg:swift#catch_errors
 [filter:gatekeeper]

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 SECRETS = {
+    "vault_ca_secret": "Zr5NvKq8WbTx3LmYcH2d",
     "vault_redis_password": "w9FhJk2LmNpQr5StVxYz",
     "vault_shop_secret_key": "A1s2D3f4G5h6J7k8L9z0XcVbNm",
 }

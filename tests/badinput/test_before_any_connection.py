@@ -38,7 +38,7 @@ def test_all_mistakes_are_listed_at_once_with_file_line_and_mending(site):
         f'{apps}:3: source of app "shop", "examples/errorlgo", cannot be read',
         "To mend: write  source: examples/errorlog",
         f'{site.path("group_vars/all/site.yml")}:4: the value "base_timezon" means nothing here',
-        f"{vault}:4: the secret vault_database_passwords.shop is still a placeholder",
+        f"{vault}:5: the secret vault_database_passwords.shop is still a placeholder",
         f"{site.path('hosts.yml')}:6: db1 has the address 192.0.2.11, and so has web1",
     )
     assert len(run.problems) == 6

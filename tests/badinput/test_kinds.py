@@ -48,6 +48,7 @@ dbs:
     db1: {ansible_host: 203.0.113.21, ansible_port: 70000, address: 192.0.2.300}
 """
 VAULT = """\
+vault_ca_secret: Zr5NvKq8WbTx3LmYcH2d
 vault_redis_password: w9FhJk2LmNpQr5StVxYz
 vault_shop_secret_key: w9FhJk2LmNpQr5StVxYz
 vault_database_passwords: {shop: changeme}

@@ -26,6 +26,29 @@ def test_options_of_the_app_itself_stay():
     assert found["PGOPTIONS"] == "-c search_path=a -c lock_timeout=5s"
 
 
+AUTHORITY = "/etc/authority.crt"
+
+
+def test_it_checks_whom_it_talks_to():
+    found = app_release_env(app(), "x", "192.0.2.21", authority=AUTHORITY)
+    assert (found["PGSSLMODE"], found["PGSSLROOTCERT"]) == ("verify-full", AUTHORITY)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"PGSSLMODE": "require"},
+        {"PGSSLROOTCERT": "system"},
+        {"REPORTS_URL": "postgres://else.example/reports"},
+        {"REPORTS_URL": "postgresql+psycopg://else.example/reports"},
+    ],
+)
+def test_an_app_that_talks_to_another_database_too_has_its_own_word_on_certificates(config):
+    found = app_release_env(app(config=config), "x", "192.0.2.21", authority=AUTHORITY)
+    assert AUTHORITY not in found.values()
+    assert "192.0.2.21" in found["DATABASE_URL"]
+
+
 @pytest.mark.parametrize("keys", [{"services": ["redis"]}, {"config": {"DATABASE_URL": "postgres://own"}}])
 def test_an_app_with_another_database_is_given_nothing(keys):
     assert app_release_env(app(**keys), "x", "192.0.2.21") == {}

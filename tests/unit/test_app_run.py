@@ -89,9 +89,14 @@ def test_services_are_handed_to_the_app_that_uses_them():
     assert {key.decode(): value.decode() for key, value in app_run.parse_env(text.encode()).items()} == {
         "WEB_CONCURRENCY": "3",
         "DATABASE_URL": "postgres://shop:p%2Fw@127.0.0.1:6432/shop",
-        "REDIS_URL": "redis://:r%40w@127.0.0.1:7379/0",
+        "REDIS_URL": "redis://shop:r%40w@127.0.0.1:7379/0",
         "MEMCACHE_SERVERS": "192.0.2.11:11211,192.0.2.12:11211",
     }
+
+
+def test_an_app_has_the_database_of_redis_that_its_entry_names():
+    text = app_env(app(services=["redis"]) | {"redis_database": 3}, 2, **REDIS)
+    assert "redis://shop:x@127.0.0.1:7379/3" in text
 
 
 def test_an_app_that_uses_no_service_is_told_of_none():
@@ -109,7 +114,7 @@ def test_what_the_app_defines_itself_stands():
 
 def test_an_address_of_ipv6_is_bracketed():
     text = app_env(app(services=["redis"]), 2, **{**REDIS, "redis_address": "2001:db8::1"})
-    assert "redis://:x@[2001:db8::1]:7379/0" in text
+    assert "redis://shop:x@[2001:db8::1]:7379/0" in text
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,16 @@ def test_the_timer_waits_while_something_is_written(guard: Guard, tmp_path: Path
     assert (tmp_path / "undone").exists()
 
 
+def test_a_service_that_starts_waits_for_nobody_who_may_wait_for_it(guard: Guard, tmp_path: Path) -> None:
+    guard.arm([f"touch {tmp_path}/undone"], 40)
+    boot = ["/bin/sh", str(guard.script), "boot"]
+    with guard.lock():
+        assert subprocess.run(boot, timeout=10, check=False).returncode == 0
+        assert not (tmp_path / "undone").exists()
+    assert subprocess.run(boot, timeout=10, check=False).returncode == 0
+    assert (tmp_path / "undone").exists()
+
+
 def test_the_script_names_where_it_lies() -> None:
     assert str(guard_module.ROOT / "ssh" / "undo") in script_text(guard_module.ROOT / "ssh", [])
 

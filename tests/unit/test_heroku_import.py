@@ -276,3 +276,15 @@ def test_of_several_inventories_the_one_with_the_apps_is_written(site, tmp_path)
     given = {"app": "shop", "source": str(tmp_path / "source"), "domains": "shop.example"}
     found = Importer(given, [str(site), str(other), "host,"], Loader("right"), "")
     assert found.site == site
+
+
+@pytest.mark.parametrize(("present", "number"), [("", 1), ("    services: [postgresql]\n", None)])
+def test_an_app_gets_a_database_of_redis_that_no_other_app_has(site, present, number):
+    (site / "group_vars/all/apps.yml").write_text(APPS + present)
+    (site.parent / "source/shop.py").write_text('import os\nos.environ["REDIS_URL"]\nos.environ["REDISCLOUD_URL"]\n')
+    vault(site).write_text(encrypted("vault_redis_password: abc\n"))
+    run(site)
+    entry = yaml.safe_load(apps(site))["apps"][1]
+    assert entry.get("redis_database") == number
+    run(site)
+    assert yaml.safe_load(apps(site))["apps"][1] == entry

@@ -1,10 +1,13 @@
 """The backup's program: what can be told of it without a bucket."""
 
 import socket
+import time
 from importlib import machinery, util
 from pathlib import Path
 
 import pytest
+
+from filter_plugins.site_certificate import site_certificate
 
 PATH = Path(__file__).resolve().parents[2] / "roles/backup/files/offramp_backup.py"
 SIZE = 16 * 2**20
@@ -51,6 +54,20 @@ def test_nothing_archived_yet_is_no_hole():
     assert program.missing(FIRST, segments(1, 2), 2, HISTORY, SIZE) == []
 
 
+def test_a_certificate_that_ends_soon_and_one_that_cannot_be_read_are_named(tmp_path):
+    made = {"redis": 0, "pgbouncer": -340 * 86400}
+    for service, before in made.items():
+        pem = site_certificate("a-secret", service, service, ["db1"], now=time.time() + before)["certificate"]
+        (tmp_path / "etc" / service).mkdir(parents=True)
+        (tmp_path / "etc" / service / "server.crt").write_text(pem)
+    (tmp_path / "etc/postgresql/17/main").mkdir(parents=True)
+    (tmp_path / "etc/postgresql/17/main/server.crt").write_text("nothing")
+    wrong = {kind: wrong for kind, _, wrong in program.certificates(tmp_path)}
+    assert wrong["certificate of redis"] == ""
+    assert "run site.yml" in wrong["certificate of pgbouncer"]
+    assert "cannot be read" in wrong["certificate of postgresql"]
+
+
 def told(version, number, *stops):
     backups = [{"database": {"id": number}, "timestamp": {"stop": stop}} for stop in stops]
     return {"id": number, "version": version}, backups
@@ -72,3 +89,18 @@ def test_a_bucket_whose_server_does_not_answer_is_named():
     for _ in range(2):
         with pytest.raises(program.BackupError, match=rf"the bucket's server {endpoint} does not answer: .*refused"):
             away.reach(waits=(0, 0))
+
+
+def test_a_run_goes_on_with_the_key_that_it_began_with(tmp_path, monkeypatch):
+    for name in ("CONFIG", "LOCK", "SPOOL", "KEY"):
+        monkeypatch.setattr(program, name, tmp_path / name.lower())
+    installed = tmp_path / "age.key"
+    installed.write_text("old")
+    with program.alone():
+        installed.write_text("new")
+        assert program.KEY.read_text() == "old"
+        # What a part leaves in its spool goes when the next begins; the key does not.
+        assert program.KEY.parent != program.SPOOL
+    assert not program.KEY.exists()
+    with program.alone():
+        assert program.KEY.read_text() == "new"

@@ -56,3 +56,33 @@ def test_an_app_without_a_password_is_named() -> None:
     apps = [{"name": "shop", "database": "shop", "services": ["postgresql"]}]
     with pytest.raises(AnsibleFilterError, match="no entry for the app shop"):
         site_databases(apps, {})
+
+
+SHOP = [{"name": "my-shop", "database": "my_shop", "services": ["postgresql"]}]
+
+
+def test_the_owner_alone_may_log_in_where_nothing_was_rotated() -> None:
+    (database,) = site_databases(SHOP, {"my-shop": "secret"})
+    assert (database["login"], database["others"]) == ("my_shop", [])
+    assert database["verifier"] == scram_sha_256("secret", "my_shop")
+
+
+@pytest.mark.parametrize(("login", "other"), [("my_shop", "my_shop-2"), ("my_shop-2", "my_shop")])
+def test_while_a_password_is_rotated_both_logins_are_good(login: str, other: str) -> None:
+    rotation = {"kind": "database", "app": "my-shop", "login": other, "other": "second"}
+    (database,) = site_databases(SHOP, {"my-shop": "first"}, {"my-shop": login}, rotation)
+    good = {one["name"]: one["verifier"] for one in [database, *database["others"]]}
+    assert good == {login: scram_sha_256("first", login), other: scram_sha_256("second", other)}
+    assert database["login"] == login
+
+
+def test_an_owner_whose_second_login_is_used_may_not_log_in() -> None:
+    (database,) = site_databases(SHOP, {"my-shop": "secret"}, {"my-shop": "my_shop-2"})
+    assert database["verifier"] == ""
+    assert [one["name"] for one in database["others"]] == ["my_shop-2"]
+
+
+def test_the_rotation_of_another_secret_changes_no_login() -> None:
+    for rotation in ({"kind": "redis", "other": "x"}, {"kind": "database", "app": "blog", "login": "b", "other": "x"}):
+        (database,) = site_databases(SHOP, {"my-shop": "secret"}, {}, rotation)
+        assert database["others"] == []

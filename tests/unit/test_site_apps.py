@@ -29,6 +29,8 @@ def test_an_app_of_name_and_source_alone_gets_every_default():
             "writable": [],
             "config": {},
             "services": ["postgresql", "redis", "memcached"],
+            "redis_database": 0,
+            "redis_keys": [],
             "python": "",
             "port": 8000,
             "health_path": "/",

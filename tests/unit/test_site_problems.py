@@ -33,6 +33,7 @@ GOOD = {
         "vault_database_passwords",
         "vault_redis_password",
         "vault_shop_secret_key",
+        "vault_ca_secret",
     ],
     "options": {
         "base_locale": {"type": "str"},
@@ -77,6 +78,7 @@ GOOD = {
         "nginx_timeout_seconds": 30,
         "redis_policy": "noeviction",
         "vault_database_passwords": {"shop": "k7NwqVb2mXz9LpRt4sYc", "blog-2": "Qm3ZxTn8vBw5KdLf7gHj"},
+        "vault_ca_secret": "Zr5NvKq8WbTx3LmYcH2d",
         "vault_redis_password": "w9FhJk2LmNpQr5StVxYz",
         "vault_shop_secret_key": "A1s2D3f4G5h6J7k8L9z0XcVbNm",
         "vault_shop_mail_user": "shop",

@@ -26,6 +26,15 @@ def test_a_reload_is_recorded_only_where_the_service_reloads() -> None:
     assert not any(line.startswith("ExecReload=") for line in lines("restart"))
 
 
+def test_what_a_reload_takes_up_is_recorded_at_a_start_and_at_a_reload_beside_what_needs_a_restart() -> None:
+    text = unit.drop_in_text("a.service", ["/etc/a"], "restart", "", reloads=["/etc/a.crt"])
+    records = [
+        (line.split("=")[0], line.split(">")[-1].rstrip("'")) for line in text.splitlines() if "sha256sum" in line
+    ]
+    loaded, reloaded = "/run/offramp/a.service", "/run/offramp/a.service.reload"
+    assert records == [("ExecStartPre", loaded), ("ExecStartPre", reloaded), ("ExecReload", reloaded)]
+
+
 def test_lines_of_the_role_come_last_and_win() -> None:
     assert lines("restart", "KillMode=mixed\nRestartSec=5\n")[-2:] == ["KillMode=mixed", "RestartSec=5"]
 

@@ -222,7 +222,8 @@ def test_no_secret_is_in_a_process_list_a_log_or_an_open_file(host):
 
 
 def test_redis_comes_back_as_it_was(host):
-    auth = "REDISCLI_AUTH=redis-password-for-tests redis-cli --no-auth-warning"
+    client = "redis-cli --user offramp --no-auth-warning -s /run/redis/redis-server.sock"
+    auth = f"REDISCLI_AUTH=redis-password-for-tests {client}"
     host.check_output(f"{auth} set job {CANARY}")
     good(host, "nightly", "--accept")
     host.check_output(f"{auth} flushall")
@@ -370,6 +371,20 @@ def test_a_backup_that_is_missing_for_26_hours_is_told(host):
     status = offramp(host, "status")
     assert status.rc != 0
     assert "BAD dumps" in status.stderr
+
+
+def test_a_run_of_the_timers_reaches_nothing_but_what_it_is_for(host):
+    """What stands in for another role's command tries it from inside, in a real run."""
+    tried = "for path in /etc/outside /usr/outside /srv/outside; do ! touch $path 2>/dev/null || exit 1; done"
+    looked = '[ ! -e /tmp/outside ] && [ -z "$(ls -A /home)" ] && touch /tmp/inside && echo kept in'
+    command = ["sh", "-c", f"{tried}; {looked}"]
+    declared = {"name": "tried", "command": command, "check": ["grep", "-q", "kept in"], "restore": ["true"]}
+    host.check_output("printf %%s %s >/etc/offramp/backup.d/tried.json; touch /tmp/outside", json.dumps(declared))
+    code, told = through_the_unit(host)
+    host.check_output("rm /etc/offramp/backup.d/tried.json /tmp/outside")
+    assert code == 0, told
+    rated = host.run("systemd-analyze security --no-pager --threshold=25 offramp-backup@nightly.service")
+    assert rated.rc == 0, rated.stdout
 
 
 def test_each_timer_runs_and_makes_up_for_what_it_missed(host):
@@ -525,6 +540,13 @@ def test_a_dropped_table_is_restored_to_the_moment_before_row_for_row(host, extr
     good(host, "nightly", "--accept")
 
 
+def test_a_moment_that_has_just_passed_is_restored_where_nothing_was_written_since(host, backed_up):
+    moment = sql(host, "SELECT clock_timestamp()")
+    told = good(host, "restore", f"--to={moment}", "--database=probe", "--overwrite")
+    assert content(host) == backed_up
+    sql(host, f'DROP DATABASE "{re.search(r"(probe.before-[0-9TZ]+)", told)[1]}"', "postgres")
+
+
 def test_what_was_committed_a_minute_ago_is_in_the_bucket(host):
     limit = sql(host, "SELECT setting::int FROM pg_settings WHERE name = 'archive_timeout'")
     assert 0 < int(limit) <= 60
@@ -555,11 +577,19 @@ def copy_of_newest(host, days, verdict="good"):
     return stamp
 
 
+@pytest.fixture
+def one_set(host):
+    """Have no other set of dumps than the newest: another test's may be of any day, by the hour that it ran at."""
+    others = [name for name in objects(host, "databases/") if not name.startswith(newest(host, ""))]
+    if others:
+        s3(host, "del", *others)
+
+
 def sets(host):
     return {name.split("/")[5] for name in objects(host, "databases/")}
 
 
-@pytest.mark.usefixtures("backed_up")
+@pytest.mark.usefixtures("backed_up", "one_set")
 def test_days_weeks_and_months_are_kept_and_the_rest_goes(host):
     stamps = {days: copy_of_newest(host, days) for days in (1, 2, 9, 10, 45, 300)}
     good(host, "nightly", "--accept")
@@ -574,7 +604,7 @@ def test_days_weeks_and_months_are_kept_and_the_rest_goes(host):
         config(host, kept=config_kept)
 
 
-@pytest.mark.usefixtures("backed_up")
+@pytest.mark.usefixtures("backed_up", "one_set")
 def test_the_last_good_one_is_kept_whatever_its_age(host):
     old = copy_of_newest(host, 200)
     bad = {copy_of_newest(host, days, "bad") for days in (1, 2, 20)}

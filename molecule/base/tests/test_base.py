@@ -24,6 +24,20 @@ def test_another_account_gets_no_sudo(host):
         assert host.run("sudo --non-interactive true").rc != 0
 
 
+def test_no_other_account_looks_into_the_operators_home(host):
+    with host.sudo("nobody"):
+        assert host.run("ls ~operator").rc != 0
+
+
+def test_a_file_of_a_package_that_was_changed_is_told_within_the_week(host):
+    host.check_output("cp -p /usr/bin/curl /root/saved && printf x >>/usr/bin/curl")
+    try:
+        host.check_output("run-parts /etc/cron.weekly")
+        assert "/usr/bin/curl" in host.check_output("journalctl --output=cat --identifier=debsums")
+    finally:
+        host.check_output("mv /root/saved /usr/bin/curl")
+
+
 def test_programs_see_utf8_and_the_time_zone(host):
     assert host.check_output("bash --login -c 'locale charmap'") == "UTF-8"
     assert host.check_output("date +%Z") == "UTC"

@@ -7,11 +7,14 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -30,12 +33,16 @@ MARK, DECOY = (f"{word}{secrets.token_hex(8)}" for word in ("Canary", "Decoys"))
 # Where a secret may be on a server, and whose each file is.
 HOLDERS = {
     "/srv/www/*/releases/v*/env": "root",
-    "/etc/redis/password.conf": "redis",
+    "/etc/redis/users.conf": "redis",
+    "/etc/redis/server.key": "redis",
+    "/etc/pgbouncer/server.key": "postgres",
+    "/etc/postgresql/*/main/server.key": "postgres",
     "/etc/pgbackrest.conf": "root",
     "/etc/offramp/backup/s3cfg": "root",
     "/etc/offramp/backup/age.key": "root",
     "/etc/postgresql/offramp.pgpass": "postgres",
 }
+SOCKET = "/run/redis/redis-server.sock"
 # Looked through, and never written to: what S108 warns of.
 PLACES = ["/", "/run", "/tmp", "/dev/shm"]  # noqa: S108
 
@@ -63,7 +70,10 @@ def forms(mark):
 
 def lines_with(texts, content):
     """Return the lines that hold one of the texts, each shortened around it."""
-    pattern = re.compile(b".{0,160}(?:" + b"|".join(re.escape(text.encode()) for text in texts) + b").{0,60}")
+    held = [text.encode() for text in texts if text.encode() in content]
+    if not held:
+        return []
+    pattern = re.compile(b".{0,160}(?:" + b"|".join(map(re.escape, held)) + b").{0,60}")
     return [found.decode(errors="replace") for found in pattern.findall(content)]
 
 
@@ -75,6 +85,7 @@ class Site:
 
     def __init__(self, directory):
         self.directory, self.outputs, self.surprises, self.watchers = directory, {}, {}, {}
+        self.load, self.report = None, {}
         self.since = int(time.time())
         self.inventory = directory / "site"
         self.values = directory / "values"
@@ -109,6 +120,7 @@ class Site:
         """Return every secret that a vault holds; some with characters that a URL has to quote."""
         return {
             "vault_database_passwords": {"shop": secret(f"{name}-database", "/+%@:?#")},
+            "vault_ca_secret": secret(f"{name}-ca"),
             "vault_redis_password": secret(f"{name}-redis", "/+%@:"),
             "vault_replication_password": secret(f"{name}-replication"),
             # The service's own, which only it can change
@@ -133,19 +145,53 @@ class Site:
         port = plugin("git_server", f"molecule/{SCENARIO}/files").serve(bare.parent, "deploy", token)
         return f"http://deploy:{token}@127.0.0.1:{port}/other.git"
 
+    @cached_property
     def known(self):
-        """Return what to look for: each secret by its mark, and the key that is made of one."""
-        identity = plugin("age_identity").age_identity(self.secrets("first")["vault_backup_cipher_key"])
-        return [*forms(MARK), identity]
+        """What to look for: each secret by its mark, the keys made of one, and those that a rotation made."""
+        authorities = [values["vault_ca_secret"] for values in (self.secrets("first"), self.vault())]
+        identities = [self.identity(values) for values in (self.secrets("first"), self.vault())]
+        certificate = plugin("site_certificate").site_certificate
+        services = [("redis", "redis db"), ("postgresql", "postgresql db"), ("postgresql", "pgbouncer web")]
+        made = [
+            certificate(secret, authority, f"{service}{number}", ["-"])["key"]
+            for secret in authorities
+            for authority, service in services
+            for number in (1, 2)
+        ]
+        of_app = plugin("redis_users").redis_password
+        passwords = [of_app(values["vault_redis_password"], "shop") for values in (self.secrets("first"), self.vault())]
+        rotated = [text for value in [*self.rotated().values(), *passwords] for text in forms(value)]
+        # A key's second line holds most of what is secret.
+        return [*forms(MARK), *identities, *(key.splitlines()[2] for key in made), *rotated]
+
+    @staticmethod
+    def identity(values):
+        """Return the key that opens what was backed up with a vault's secret."""
+        return plugin("age_identity").age_identity(values["vault_backup_cipher_key"])
+
+    def vault(self):
+        """Return what the vault holds now."""
+        view = ["ansible-vault", "view", self.inventory / "group_vars/all/vault.yml"]
+        return yaml.safe_load(subprocess.run(view, env=self.environment, capture_output=True, check=True).stdout)
+
+    def rotated(self):
+        """Return the secrets that no mark begins any more."""
+        vault = self.vault()
+        values = {**vault, "vault_shop_password": vault["vault_database_passwords"]["shop"]}
+        made = {name: value for name, value in values.items() if isinstance(value, str) and MARK not in value}
+        return {name: value for name, value in made.items() if re.fullmatch(r"[A-Za-z0-9]{50}", value)}
 
     # The runs
 
-    def play(self, name, playbook, fails="", options=(), **values):
-        """Run a playbook at its most talkative; what it is given stands in a file, as the documentation has it."""
+    def command(self, name, playbook, options, values):
+        """Return a playbook's most talkative run; what it is given stands in a file, as the documentation has it."""
         given = self.values / f"{name.replace(' ', '-')}.json"
         self.private(given, json.dumps(values))
         inventories = [f"--inventory={ROOT}/molecule/shared/inventory/", f"--inventory={self.inventory}/"]
-        command = ["ansible-playbook", "-vvv", "--diff", *inventories, f"--extra-vars=@{given}", *options, playbook]
+        return ["ansible-playbook", "-vvv", "--diff", *inventories, f"--extra-vars=@{given}", *options, playbook]
+
+    def play(self, name, playbook, fails="", options=(), **values):
+        command = self.command(name, playbook, options, values)
         begin = time.monotonic()
         done = subprocess.run(
             command, cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
@@ -155,6 +201,50 @@ class Site:
         if bool(done.returncode) != bool(fails) or not re.search(fails.encode(), said):
             told = re.findall(r"^(?:fatal|FAILED|PLAY RECAP| +(?:msg|stderr|outcome):).*", said.decode(), re.MULTILINE)
             self.surprises[name] = "\n".join(line[:2000] for line in told[-30:])
+
+    def killed(self, name, playbook, task, **values):
+        """Run a playbook, and kill it when it is at a task."""
+        begin, said = time.monotonic(), b""
+        command = self.command(name, playbook, (), values)
+        run = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        for line in run.stdout:
+            said += line
+            if b"TASK [" in line and task.encode() in line:
+                break
+        else:
+            self.surprises[name] = f"it never came to {task}"
+        os.killpg(run.pid, signal.SIGKILL)
+        self.outputs[name] = said + run.stdout.read()
+        run.wait()
+        run.stdout.close()
+        print(f"{name}: {time.monotonic() - begin:.0f} s")
+
+    def visit(self):
+        """Have visitors all the while, each of whom makes the app use its database and redis."""
+        words = ["--connect", "10.90.66.11:443", "--host", "shop.example", "--rate", "8", "--seconds", "900"]
+        self.load = subprocess.Popen([sys.executable, ROOT / "bench/load.py", *words], stdout=subprocess.PIPE)
+
+    def leave(self):
+        self.load.terminate()
+        self.report = json.loads(self.load.communicate()[0])
+        print("visitors:", self.report)
+
+    def keep_manifests(self):
+        """Fetch what was stored with the first key and with the second, while the servers get into the bucket."""
+        self.place = json.loads(self.on("db1", "cat /etc/offramp/backup/config.json"))
+        s3cmd, root = "s3cmd --config=/etc/offramp/backup/s3cfg", f"s3://{self.place['bucket']}/canary/"
+        for name, place in (("first", root), ("second", f"{root}key2/")):
+            listed = self.on("db1", f"{s3cmd} ls --recursive {place}databases/").decode()
+            newest = re.findall(r"\S+/manifest\.good\.age", listed)[-1]
+            self.on("db1", f"{s3cmd} get --force {newest} /root/manifest-{name}")
 
     def change_shop(self):
         with (self.directory / "shop/requirements.txt").open("a") as file:
@@ -217,6 +307,11 @@ def site(tmp_path_factory):
         with ThreadPoolExecutor(2) as pool:
             for chain in [pool.submit(run_apps, site), pool.submit(run_beside, site)]:
                 chain.result()
+        site.visit()
+        try:
+            run_rotations(site)
+        finally:
+            site.leave()
         run_databases(site)
         run_last(site)
     finally:
@@ -268,13 +363,40 @@ def run_beside(site):
     site.play("preview of other secrets", "site.yml", options=["--check"], **others)
 
 
+def run_rotations(site):
+    """New secrets in place of the old ones, and what breaks that off."""
+    rotate = "playbooks/rotate.yml"
+    database, redis, replication = ({"secret": kind, "app": "shop"} for kind in ("database", "redis", "replication"))
+    authorities, backups = {"secret": "ca"}, {"secret": "backup"}
+    key = {"secret": "app", "app": "shop", "key": "SECRET_KEY"}
+    site.play("rotation of what is not there", rotate, fails="2 mistakes", **{**key, "app": "nosuch", "key": ""})
+    site.killed("rotation that ends in the restart", rotate, "Roll | Switch the processes of shop", **database)
+    site.play("rotation beside another", rotate, fails="is under way", **redis)
+    site.play("rotation of a database", rotate, break_lock=True, **database)
+    site.killed("rotation that ends at the refusal", rotate, "Prove that redis takes the new password", **redis)
+    site.play("rotation of redis", rotate, **redis)
+    site.play("rotation of replication", rotate, **replication)
+    site.play("rotation of a key", rotate, **key)
+    site.killed("rotation that ends between two authorities", rotate, "Have haproxy check it", **authorities)
+    site.play("rotation of the authorities", rotate, **authorities)
+    site.killed("rotation that ends before a backup", rotate, "Now | Take what a night takes", **backups)
+    site.play("rotation of the backups", rotate, **backups)
+    # What else the site has, no rotation touches.
+    site.play("site after the rotations", "site.yml", options=["--tags=postgresql,redis,pgbouncer,app,backup"])
+
+
 def run_databases(site):
     """What changes the data, and who has it."""
+    of_backup = ["--tags=backup"]
+    site.play("backups of before the rotation", "playbooks/services.yml", options=of_backup, backup_generation=1)
     site.play("restore", "playbooks/restore.yml", app="shop", dump="latest", overwrite=True)
+    site.play("backups of now", "playbooks/services.yml", options=of_backup)
     site.play("import of a dump", "playbooks/import_dump.yml", app="shop", dump=site.dump(), replace=True)
+    site.play("patch", "playbooks/patch.yml")
     site.play("switchover", "playbooks/switchover.yml", promote="db2")
     site.play("failover", "playbooks/failover.yml", promote="db1", force=True, accept_loss=600)
     site.play("rejoin", "playbooks/rejoin.yml")
+    site.keep_manifests()
 
 
 def run_last(site):
@@ -310,6 +432,7 @@ def plant(site, server):
 @pytest.mark.parametrize("server", SERVERS)
 def test_what_is_planted_is_found(site, server):
     found = site.search(server, forms(DECOY))
+    # As in PLACES: looked for, and not written to here.
     assert {"/var/log/decoy.log", "/tmp/decoy", "/root/.decoy"} <= found["files"].keys()  # noqa: S108
     assert found["journal"]
     seen = lines_with(forms(DECOY), site.seen(server))
@@ -335,20 +458,77 @@ def test_each_run_ended_as_it_was_to(site):
     assert list(site.surprises) == []
 
 
+def test_no_request_fails_while_secrets_are_rotated(site):
+    assert (site.report["failed"], site.report["truncated"]) == (0, 0), site.report["failures"]
+    assert site.report["answers"] > 200
+    # One before the key was rotated, and one after it
+    assert len(site.report["versions"]) == 2
+
+
+def test_each_secret_is_another_one_afterwards(site):
+    passwords = {"redis_password", "replication_password", "shop_password"}
+    rotated = {"backup_cipher_key", "ca_secret", "shop_secret_key"} | passwords
+    assert site.rotated().keys() == {f"vault_{name}" for name in rotated}
+    assert "vault_rotation" not in site.vault()
+
+
+def test_nothing_is_left_to_do_after_the_rotations(site):
+    assert set(re.findall(rb"changed=(\d+)", site.outputs["site after the rotations"])) == {b"0"}
+
+
+def test_each_key_opens_the_backups_of_its_time_alone(site):
+    was, now = site.secrets("first"), site.vault()
+    assert now["vault_backup_former_cipher_keys"] == [was["vault_backup_cipher_key"]]
+    for name, opens, shut in (("first", was, now), ("second", now, was)):
+        opened = f"age --decrypt --identity - /root/manifest-{name}"
+        assert json.loads(site.on("db1", opened, site.identity(opens).encode()))["items"]
+        site.on("db1", f"! {opened}", site.identity(shut).encode())
+    assert site.place["prefix"] == "canary/key2"
+
+
+@pytest.mark.parametrize("redis", ["db1", "db2"])
+def test_redis_refuses_the_old_password(site, redis):
+    former = shlex.quote(site.secrets("first")["vault_redis_password"])
+    tried = f"REDISCLI_AUTH={former} redis-cli --user offramp -s {SOCKET} ping 2>&1"
+    assert b"NOAUTH" in site.on(redis, "sh -s", tried.encode())
+    now = f"REDISCLI_AUTH={site.vault()['vault_redis_password']} redis-cli --user offramp -s {SOCKET} info replication"
+    assert b"master_link_status:up" in site.on("db1", "sh -s", now.encode()) + site.on("db2", "sh -s", now.encode())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1 6432", "10.90.66.21 5432", "10.90.66.22 5432"])
+def test_the_database_refuses_the_old_password(site, address):
+    host, port = address.split()
+    old, new = (secrets["vault_database_passwords"]["shop"] for secrets in (site.secrets("first"), site.vault()))
+    tried = "PGPASSWORD={} psql -XAtc 'SELECT current_user' 'host={} port={} user={} dbname=shop' 2>&1 || true"
+    for user in ("shop", "shop-2"):
+        said = site.on("web1", "sh -s", tried.format(shlex.quote(old), host, port, user).encode())
+        assert re.search(b"authentication failed|not permitted|no pg_hba.conf entry", said)
+    # What the second login makes is the owner's.
+    assert site.on("web1", "sh -s", tried.format(new, host, port, "shop-2").encode()) == b"shop\n"
+
+
+def test_a_standby_whose_connection_breaks_comes_back_with_the_new_password(site, eventually):
+    streaming = "psql -U postgres -XAtc \"SELECT pid FROM pg_stat_replication WHERE state = 'streaming'\""
+    primary = next(server for server in ("db1", "db2") if site.on(server, streaming))
+    before = site.on(primary, streaming)
+    site.on(primary, "psql -U postgres -Xc 'SELECT pg_terminate_backend(pid) FROM pg_stat_replication'")
+    eventually(lambda: site.on(primary, streaming) not in (b"", before), seconds=30)
+
+
 def test_no_output_shows_a_secret(site):
-    found = {name: lines_with(site.known(), said) for name, said in site.outputs.items()}
+    found = {name: lines_with(site.known, said) for name, said in site.outputs.items()}
     assert {name: lines[:20] for name, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize("machine", [*SERVERS, "controller"])
 def test_no_process_shows_a_secret_to_others(site, machine):
     assert site.seen(machine).count(b"\n") > 100
-    assert lines_with(site.known(), site.seen(machine)) == []
+    assert lines_with(site.known, site.seen(machine)) == []
 
 
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_secret_is_in_no_file_but_the_one_that_is_meant_for_it(site, server):
-    found = site.search(server, site.known())["files"]
+    found = site.search(server, site.known)["files"]
     meant = {name: owner for name in found for place, owner in HOLDERS.items() if fnmatch.fnmatch(name, place)}
     assert sorted(found.keys() - meant.keys()) == []
     assert {name: owner for name, (_mode, owner) in found.items()} == meant
@@ -358,19 +538,20 @@ def test_a_secret_is_in_no_file_but_the_one_that_is_meant_for_it(site, server):
 
 @pytest.mark.parametrize("server", [*SERVERS, STORE])
 def test_no_journal_holds_a_secret(site, server):
-    assert site.search(server, site.known())["journal"] == []
+    assert site.search(server, site.known)["journal"] == []
 
 
 def test_the_bucket_holds_no_secret_in_clear(site):
-    found = site.search(STORE, site.known(), ["/srv/store"])["files"]
+    found = site.search(STORE, site.known, ["/srv/store"])["files"]
     assert site.search(STORE, ["age-encryption.org"], ["/srv/store"])["files"]
     assert found == {}
 
 
 def test_the_controller_keeps_no_secret_but_the_sites_own(site):
     places = [str(ROOT / name) for name in (".cache", ".lab", ".ansible", "tuning")]
+    # The same
     places += [str(Path.home() / ".ansible"), "/tmp", "/var/tmp", "/dev/shm"]  # noqa: S108
-    found = site.search("controller", site.known(), places)["files"]
+    found = site.search("controller", site.known, places)["files"]
     own = [str(site.inventory), str(site.values), str(site.password)]
     assert [name for name in found if not name.startswith(tuple(own))] == []
     assert {name: oct(status[0]) for name, status in found.items() if status and status[0] & 0o077} == {}

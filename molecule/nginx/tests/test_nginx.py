@@ -1,6 +1,7 @@
 """The web server as a visitor sees it. An instance of the app is played by Python's http.server where one is needed."""
 
 import json
+import re
 import subprocess
 import time
 
@@ -127,6 +128,21 @@ def test_nothing_outside_the_static_files_is_reachable_by_a_path(host):
     answer = curl(host, "--path-as-is", f"https://{SITE}/static/../settings.py")
     assert "secret" not in answer.stdout
     assert "secret" not in curl(host, "--path-as-is", f"https://{SITE}/static../settings.py").stdout
+
+
+def test_a_directory_is_not_listed(host):
+    host.check_output(
+        "mkdir -p /srv/www/probe/assets/now/static/inner && touch /srv/www/probe/assets/now/static/inner/b.css"
+    )
+    for path in ("/static/", "/static/inner/"):
+        assert "b.css" not in curl(host, f"https://{SITE}{path}").stdout
+
+
+def test_a_visitor_learns_no_version_and_gets_no_request_echoed(host):
+    assert re.findall(r"(?im)^server: (.*?)\s*$", curl(host, "--head", f"https://{SITE}/").stdout) == ["nginx"]
+    refused = curl(host, "--request", "TRACE", f"https://{SITE}/")
+    assert "405" in refused.stdout
+    assert "nginx/" not in refused.stdout
 
 
 def test_another_name_gets_no_certificate_and_no_answer(host):

@@ -69,8 +69,20 @@ def sequences():
     return [int(value) for value in sql(SEQUENCES).split()]
 
 
+SOCKET = ("-s", "/run/redis/redis-server.sock")
+
+
 def redis(*words):
-    command = ["env", "REDISCLI_AUTH=redis-password-for-tests", "redis-cli", "--no-auth-warning", *words]
+    command = [
+        "env",
+        "REDISCLI_AUTH=redis-password-for-tests",
+        "redis-cli",
+        "--user",
+        "offramp",
+        *SOCKET,
+        "--no-auth-warning",
+        *words,
+    ]
     return server(present_primary()).check_output(" ".join(command))
 
 

@@ -38,9 +38,14 @@ class Writer(threading.Thread):
             raise OSError(answer.decode().strip() or "closed")
 
     def connect(self):
-        self.line = socket.create_connection(("127.0.0.1", self.port), ANSWER_SECONDS)
+        if self.port.isdigit():
+            self.line = socket.create_connection(("127.0.0.1", int(self.port)), ANSWER_SECONDS)
+        else:
+            self.line = socket.socket(socket.AF_UNIX)
+            self.line.settimeout(ANSWER_SECONDS)
+            self.line.connect(self.port)
         self.answers = self.line.makefile("rb")
-        self.ask(b"AUTH", PASSWORD)
+        self.ask(b"AUTH", b"offramp", PASSWORD)
 
     def run(self):
         number = 0
@@ -61,7 +66,7 @@ class Writer(threading.Thread):
 
 
 def main():
-    path, port, seconds, writers = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    path, port, seconds, writers = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
     with Path(path).open("w") as ledger:
         until = time.time() + seconds
         threads = [Writer(f"{os.getpid()}-{index}", ledger, port, until) for index in range(writers)]

@@ -31,12 +31,24 @@ SERVICES = (
         "web",
         "pgbouncer.service",
         "postgres",
-        ("/etc/pgbouncer/userlist.txt", "/etc/ssl/private/ssl-cert-snakeoil.key"),
+        ("/etc/pgbouncer/userlist.txt", "/etc/pgbouncer/server.key"),
     ),
     Service("pgbouncer", "web", "offramp-pgbouncer-watch.service", "postgres"),
-    Service("postgresql", "db", "postgresql@*-main.service", "postgres", ("/etc/postgresql/*/main/pg_hba.conf",)),
+    Service(
+        "postgresql",
+        "db",
+        "postgresql@*-main.service",
+        "postgres",
+        ("/etc/postgresql/*/main/pg_hba.conf", "/etc/postgresql/*/main/server.key"),
+    ),
     Service("postgresql", "db", "offramp-postgresql-room.service", "postgres"),
-    Service("redis", "db", "redis-server.service", "redis", ("/etc/redis/redis.conf", "/etc/redis/password.conf")),
+    Service(
+        "redis",
+        "db",
+        "redis-server.service",
+        "redis",
+        ("/etc/redis/redis.conf", "/etc/redis/users.conf", "/etc/redis/server.key"),
+    ),
     Service("supervisor", "web", "supervisor.service", "root"),
 )
 

@@ -19,6 +19,7 @@ testinfra_hosts = ["ansible://outsider"]
 pytestmark = pytest.mark.usefixtures("host")
 
 DOMAIN = "errorlog.example"
+REDIS = "redis-cli --user offramp -s /run/redis/redis-server.sock"
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "site")
 INVENTORIES = ("molecule/shared/inventory", f"molecule/{SCENARIO}/inventory")
 SERVICES = {
@@ -155,6 +156,7 @@ def test_a_killed_service_comes_back_and_the_site_serves(host, eventually, on, s
     eventually(lambda: serves(host), seconds=20)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("names", [("web1",), ("db1",), ("web1", "db1"), ("db1", "web1")], ids="-".join)
 def test_a_restarted_server_comes_back_with_everything(host, eventually, names):
     restart(*names)
@@ -173,7 +175,7 @@ def running_values(host):
     memcached = web.check_output("bash -c %s", ask_memcached)
     ask_nginx = ("/", "--output", "/dev/null", "--write-out", "%{http_code}", "--data-binary", "@/var/large")
     host.check_output("truncate --size=1200K /var/large")
-    password = db.file("/etc/redis/password.conf").content_string.split()[1]
+    password = db.check_output("sed -n 's/^masterauth //p' /etc/redis/users.conf")
     return {
         "memcached": next(line.split()[-1] for line in memcached.splitlines() if "maxconns" in line),
         "nginx": curl(host, *ask_nginx).stdout,
@@ -185,10 +187,14 @@ def running_values(host):
             if line.startswith("default_pool_size|")
         ),
         "postgresql": db.check_output("psql --username=postgres -Atc 'SHOW log_min_duration_statement' postgres"),
-        "redis": db.check_output("REDISCLI_AUTH=%s redis-cli config get maxmemory-policy", password).split()[-1],
+        "redis": db.check_output(
+            f"REDISCLI_AUTH=%s {REDIS} config get maxmemory-policy",
+            password,
+        ).split()[-1],
     }
 
 
+@pytest.mark.drill
 def test_a_killed_run_heals_and_what_runs_is_what_was_asked_for(host, eventually):
     """Wherever a run is killed, the next one ends with the running state of a run that nobody disturbed."""
     values = {
@@ -224,16 +230,17 @@ def test_a_killed_run_heals_and_what_runs_is_what_was_asked_for(host, eventually
 def test_a_daemon_that_runs_an_older_configuration_is_found_though_its_file_is_right(host):
     """The file is as it should be, and the daemon was never told: what a killed run leaves behind."""
     db = server("db1")
-    password = db.file("/etc/redis/password.conf").content_string.split()[1]
+    password = db.check_output("sed -n 's/^masterauth //p' /etc/redis/users.conf")
     db.check_output("sed -i.kept 's/noeviction/allkeys-lru/' /etc/redis/redis.conf && systemctl restart redis-server")
     db.check_output("mv /etc/redis/redis.conf.kept /etc/redis/redis.conf")
-    asked = "REDISCLI_AUTH=%s redis-cli config get maxmemory-policy"
+    asked = f"REDISCLI_AUTH=%s {REDIS} config get maxmemory-policy"
     assert db.check_output(asked, password).split()[-1] == "allkeys-lru"
     play(playbook="playbooks/services.yml")
     assert db.check_output(asked, password).split()[-1] == "noeviction"
     assert serves(host)
 
 
+@pytest.mark.drill
 def test_a_third_host_is_one_line_and_another_run(host, eventually):
     """web2 joins, the app is served by both, and visitors of web1 notice nothing."""
     lasting = [("web1", "nginx"), ("web1", "pgbouncer"), ("db1", "postgresql@*-main.service"), ("db1", "redis-server")]

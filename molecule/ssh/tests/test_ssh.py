@@ -98,6 +98,28 @@ def test_a_stranger_is_offered_nothing_but_keys(host, user):
     assert "Permission denied (publickey)" in refused.stderr
 
 
+def test_a_tunnel_leads_to_what_the_server_reaches_and_opens_no_port_of_it(host):
+    options = os.environ["ANSIBLE_SSH_COMMON_ARGS"].split()
+    whom = f"operator@{name_of(host)}"
+    through = subprocess.run(["ssh", *options, *NEW, "-W", "127.0.0.1:22", whom], timeout=30, **SILENT)
+    assert through.stdout.startswith("SSH-2.0-")
+    back = ["-o", "ExitOnForwardFailure=yes", "-R", "2222:127.0.0.1:22"]
+    refused = subprocess.run(["ssh", *options, *NEW, *back, whom, "echo in"], timeout=30, **SILENT)
+    assert "in" not in refused.stdout
+    assert "remote port forwarding failed" in refused.stderr
+
+
+def test_a_key_that_was_left_in_a_services_home_opens_nothing_and_a_colleague_gets_in(host):
+    keys = "cp -r /home/operator/.ssh /home/left && chown -R left: /home/left/.ssh"
+    host.check_output(f"useradd --user-group --create-home --home-dir /home/left --shell /bin/bash left && {keys}")
+    try:
+        assert "Permission denied" in login(host, "left", "true").stderr
+        host.check_output("usermod --append --groups sudo left")
+        assert login(host, "left", "id -un").stdout.strip() == "left"
+    finally:
+        host.check_output("userdel --remove --force left")
+
+
 def test_a_second_run_makes_no_connection_of_its_own(host):
     before = login(host, "root", "journalctl -u ssh --no-pager | grep -c 'Accepted publickey for operator'").stdout
     done = converge(name_of(host))
@@ -181,9 +203,15 @@ def test_a_host_that_loses_power_before_the_proof_starts_sshd_as_it_was(host, ev
     """What the way back does at a boot, before sshd reads its configuration."""
     before = beside_ssh(host, STATE).stdout
     kill_before_the_proof(host, eventually, 40)
+    changed = beside_ssh(host, STATE).stdout
+    assert changed != before
     # A boot forgets the timer, and reads the units anew.
-    boot = "systemctl stop offramp-undo-ssh.timer && systemctl daemon-reload && systemctl restart ssh"
-    assert beside_ssh(host, boot).returncode == 0
+    assert beside_ssh(host, "systemctl stop offramp-undo-ssh.timer && systemctl daemon-reload").returncode == 0
+    # The module and the way back have sshd started while they hold the lock: a start that waited for it would hang.
+    locked = "flock /var/lib/offramp/undo/ssh.lock timeout 20 systemctl restart ssh"
+    assert beside_ssh(host, locked).returncode == 0
+    assert beside_ssh(host, STATE).stdout == changed
+    assert beside_ssh(host, "systemctl restart ssh").returncode == 0
     assert beside_ssh(host, STATE).stdout == before
     assert login(host, "operator", "echo in").stdout.strip() == "in"
 

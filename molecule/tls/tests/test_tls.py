@@ -160,9 +160,27 @@ def test_a_renewal_is_served_and_costs_no_request(host, eventually):
     assert int(host.check_output("wc -l </root/codes")) > 10
 
 
-def test_certbots_own_timer_renews_by_the_same_authority(host):
+def test_certbots_own_timer_renews_from_its_sandbox_by_the_same_authority(host, eventually):
     assert host.check_output("systemctl is-active certbot.timer") == "active"
+    before = served(host)["serial"]
+    settings = "/etc/letsencrypt/renewal/probe.conf"
+    host.check_output("sed -i '1i renew_before_expiry = 99 days' %s", settings)
     host.check_output("systemctl start certbot.service")
+    eventually(lambda: served(host)["serial"] != before)
+    host.check_output("sed -i /renew_before_expiry/d %s", settings)
+
+
+def test_the_daily_look_asks_from_its_sandbox_for_what_is_missing(host, eventually):
+    before = served(host)["serial"]
+    host.check_output("certbot delete --non-interactive --quiet --cert-name probe")
+    host.check_output("systemctl start offramp-tls.service")
+    eventually(lambda: served(host)["serial"] != before)
+
+
+@pytest.mark.parametrize("unit", ["certbot.service", "offramp-tls.service"])
+def test_the_sandbox_of_who_asks_for_certificates_is_tight(host, unit):
+    rated = host.run("systemd-analyze security --no-pager --threshold=25 %s", unit)
+    assert rated.rc == 0, rated.stdout
 
 
 def test_the_status_tells_what_is_really_served(host):
