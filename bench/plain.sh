@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 domain=$1
 packages=("${@:2}")
 app=errorlog
+certificates=/etc/plain
 home=/srv/www/$app
 export DEBIAN_FRONTEND=noninteractive LANG=C.UTF-8
 
@@ -35,6 +36,28 @@ make_operator() {
   install -d -o operator -g operator -m 0700 /home/operator/.ssh
   put /etc/sudoers.d/operator 0440 <<<'operator ALL=(ALL:ALL) NOPASSWD: ALL'
   put /etc/systemd/journald.conf.d/plain.conf <<<$'[Journal]\nSystemMaxUse=512M'
+  systemctl restart systemd-journald
+}
+
+configure_upgrades() {
+  put /etc/apt/apt.conf.d/52plain <<'CONF'
+APT::Periodic::Update-Package-Lists "1";
+APT::Periodic::Unattended-Upgrade "1";
+Unattended-Upgrade::Package-Blacklist { "postgresql"; "redis"; "pgbouncer"; "nginx"; "haproxy"; "memcached"; "supervisor"; };
+CONF
+}
+
+configure_ssh() {
+  put /etc/ssh/sshd_config.d/00-plain.conf <<'CONF'
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+X11Forwarding no
+KexAlgorithms mlkem768x25519-sha256,sntrup761x25519-sha512,sntrup761x25519-sha512@openssh.com
+MACs hmac-sha2-512-etm@openssh.com,hmac-sha2-256-etm@openssh.com,umac-128-etm@openssh.com
+CONF
+  sshd -t
+  systemctl reload ssh
 }
 
 load_firewall() {
@@ -59,6 +82,18 @@ RULES
   ip6tables-restore /etc/iptables/rules.v6
 }
 
+# What the services speak TLS with among themselves, from an authority of the site's own.
+make_certificates() {
+  local service ec=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc)
+  install -d $certificates
+  openssl req -x509 "${ec[@]}" -days 3650 -subj /CN=plain -keyout $certificates/ca.key -out $certificates/ca.crt 2>/dev/null
+  for service in postgres redis; do
+    openssl req -x509 -CA $certificates/ca.crt -CAkey $certificates/ca.key "${ec[@]}" -days 90 -subj "/CN=$service" \
+      -addext "subjectAltName=DNS:$service,IP:127.0.0.1" -keyout $certificates/$service.key -out $certificates/$service.crt 2>/dev/null
+    chown $service $certificates/$service.key
+  done
+}
+
 # systemd's share of each service: up again a second after a crash.
 keep_up() {
   local unit
@@ -69,7 +104,7 @@ keep_up() {
 }
 
 configure_services() {
-  put /etc/postgresql/17/main/conf.d/plain.conf <<'CONF'
+  put /etc/postgresql/17/main/conf.d/plain.conf <<CONF
 shared_buffers = '256MB'
 effective_cache_size = '768MB'
 maintenance_work_mem = '64MB'
@@ -79,10 +114,17 @@ wal_buffers = '7MB'
 min_wal_size = '1GB'
 max_wal_size = '4GB'
 max_connections = 100
+ssl_cert_file = '$certificates/postgres.crt'
+ssl_key_file = '$certificates/postgres.key'
 CONF
   put /etc/redis/redis.conf 0640 <<CONF
 bind 127.0.0.1
-port 6379
+port 0
+tls-port 6379
+tls-auth-clients no
+tls-cert-file $certificates/redis.crt
+tls-key-file $certificates/redis.key
+tls-ca-cert-file $certificates/ca.crt
 requirepass $redis_password
 dir /var/lib/redis
 appendonly yes
@@ -92,7 +134,7 @@ logfile /var/log/redis/redis-server.log
 pidfile /run/redis/redis-server.pid
 CONF
   chown redis:redis /etc/redis/redis.conf
-  put /etc/haproxy/haproxy.cfg <<'CONF'
+  put /etc/haproxy/haproxy.cfg <<CONF
 global
     log stdout format raw daemon notice
     user haproxy
@@ -104,7 +146,7 @@ defaults
     timeout server 24d
 listen redis
     bind 127.0.0.1:7379
-    server primary 127.0.0.1:6379
+    server primary 127.0.0.1:6379 ssl verify required ca-file $certificates/ca.crt verifyhost redis
 CONF
   put /etc/memcached.conf <<<$'-u memcache\n-P /var/run/memcached/memcached.pid\n-p 11211\n-U 0\n-l 127.0.0.1\n-m 64'
   put /etc/pgbouncer/pgbouncer.ini 0640 <<CONF
@@ -117,6 +159,8 @@ unix_socket_dir = /run/postgresql
 auth_type = scram-sha-256
 auth_file = /etc/pgbouncer/userlist.txt
 pool_mode = transaction
+server_tls_sslmode = verify-full
+server_tls_ca_file = $certificates/ca.crt
 max_client_conn = 1000
 max_prepared_statements = 200
 logfile = /var/log/postgresql/pgbouncer.log
@@ -242,7 +286,10 @@ install_packages
 database_password=$(secret)
 redis_password=$(secret)
 make_operator
+configure_upgrades
+configure_ssh
 load_firewall
+make_certificates
 configure_services
 configure_nginx
 start_services

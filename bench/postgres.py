@@ -30,6 +30,7 @@ from bench.servers import ROOT, WORK, Lab, machine_cpu, say, server_cpu, servers
 from filter_plugins.pgtune import pgtune
 from filter_plugins.postgresql_settings import postgresql_settings
 from filter_plugins.scram_sha_256 import scram_sha_256
+from filter_plugins.site_certificate import site_certificate
 
 LAB = Lab("bench-postgres", "bench/inventory/postgres", ["db"])
 KEPT = WORK / "postgres.json"
@@ -109,8 +110,15 @@ class Server:
         return wanted
 
     def configure(self, settings: dict[str, str]) -> None:
-        lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
-        self.write(f"/etc/postgresql/{self.version}/main/conf.d/bench.conf", "".join(lines))
+        folder = f"/etc/postgresql/{self.version}/main"
+        # The pooler checks it, whichever settings are compared.
+        certificate = site_certificate(self.password, "postgresql", "postgresql", ["127.0.0.1"])
+        encrypted = {f"ssl_{kind}_file": f"{folder}/server.{kind}" for kind in ("cert", "key")}
+        self.write(encrypted["ssl_cert_file"], certificate["certificate"])
+        self.write(encrypted["ssl_key_file"], certificate["key"])
+        self.shell(f"chmod 600 {encrypted['ssl_key_file']}")
+        lines = [f"{name} = '{value}'\n" for name, value in (settings | encrypted).items()]
+        self.write(f"{folder}/conf.d/bench.conf", "".join(lines))
         self.shell(f"systemctl stop pgbouncer; systemctl restart postgresql@{self.version}-main")
         wrong = self.sql("SELECT name, setting, error FROM pg_file_settings WHERE error IS NOT NULL")
         if wrong:
@@ -142,7 +150,7 @@ def make_databases(server: Server) -> None:
 
 def basics() -> list[dict[str, Any]]:
     """What the role writes beside the tuning, without what says where to listen."""
-    settings = yaml.safe_load((ROOT / "roles/postgresql/vars/main.yml").read_text())["__postgresql_basics"]
+    settings = yaml.safe_load((ROOT / "roles/postgresql/vars/main.yml").read_text())["__postgresql_always"]
     return [setting for setting in settings if "{{" not in str(setting["value"])]
 
 
@@ -182,18 +190,26 @@ def configurations(server: Server, changes: Iterable[str]) -> dict[str, dict[str
 def start_pooler(server: Server, size: str) -> None:
     """Have pgbouncer as the role configures it, for the one database."""
     folder = ROOT / "roles/pgbouncer"
-    values = yaml.safe_load((folder / "defaults/main.yml").read_text()) | {
-        "ansible_managed": "bench",
-        "__pgbouncer_prepared_statements": 200 if server.version >= 17 else 0,
-        "pgbouncer_primary_address": "127.0.0.1",
-        "pgbouncer_primary_port": 5432,
-        "pgbouncer_port": 6432,
-        "pgbouncer_pool_size": POOL,
-        "pgbouncer_databases": [{"name": size, "verifier": scram_sha_256(server.password, size)}],
-    }
+    paths = yaml.safe_load((folder / "vars/main.yml").read_text())
+    values = (
+        yaml.safe_load((folder / "defaults/main.yml").read_text())
+        | paths
+        | {
+            "ansible_managed": "bench",
+            "__pgbouncer_prepared_statements": 200 if server.version >= 17 else 0,
+            "pgbouncer_primary_address": "127.0.0.1",
+            "pgbouncer_primary_port": 5432,
+            "pgbouncer_port": 6432,
+            "pgbouncer_pool_size": POOL,
+            "pgbouncer_databases": [{"name": size, "verifier": scram_sha_256(server.password, size), "others": []}],
+        }
+    )
     loader = jinja2.FileSystemLoader(folder / "templates")
     templates = jinja2.Environment(loader=loader, trim_blocks=True, autoescape=jinja2.select_autoescape())
     templates.filters["comment"] = lambda text: f"# {text}"
+    certificate = site_certificate(server.password, "postgresql", "pgbouncer", ["127.0.0.1"])
+    for kind, content in certificate.items():
+        server.write(paths[f"__pgbouncer_{kind}"], content)
     for name in ("pgbouncer.ini", "userlist.txt"):
         server.write(f"/etc/pgbouncer/{name}", templates.get_template(f"{name}.j2").render(values))
     server.shell("systemctl restart pgbouncer")
