@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 CLIENT = "host=127.0.0.1 port=6432 dbname=probe user=probe connect_timeout=5"
@@ -23,7 +24,7 @@ class Ledger:
     """A table that is made anew, writers of it through the pooler, and each commit that was acknowledged to one."""
 
     def __init__(self, scenario):
-        self.web, self.scenario, self.writers = f"offramp-{scenario}-web1", scenario, None
+        self.web, self.scenario, self.writers, self.until = f"offramp-{scenario}-web1", scenario, None, None
         podman("cp", str(Path(__file__).parents[1] / "files/ledger.py"), f"{self.web}:/root/")
         self.write("DROP TABLE IF EXISTS ledger; CREATE TABLE ledger (name text PRIMARY KEY)")
 
@@ -35,16 +36,18 @@ class Ledger:
     def run(self, seconds=120, writers=4):
         command = ["podman", "exec", "--env", ENVIRONMENT, self.web]
         words = ["python3", "/root/ledger.py", "/root/ledger.txt", str(seconds), str(writers)]
-        self.writers = subprocess.Popen([*command, *words], env=environment())
+        self.writers, self.until = subprocess.Popen([*command, *words], env=environment()), None
         time.sleep(2)
 
     def stop(self):
         if self.writers:
+            self.until = self.until or time.time()
             podman("exec", self.web, "touch", "/root/ledger.stop")
             self.writers.wait()
 
     def ended(self):
         self.writers.wait()
+        self.until = self.until or time.time()
         lines = podman("exec", self.web, "cat", "/root/ledger.txt").stdout.splitlines()
         self.errors = [line for line in lines if line.startswith("error")]
         self.acknowledged = {line.split()[0]: float(line.split()[-1]) for line in lines if not line.startswith("error")}
@@ -67,10 +70,9 @@ class Ledger:
         return {name: at for name, at in self.acknowledged.items() if name not in present}
 
     def gap(self, since):
-        """The longest time without an acknowledged commit, from a moment on."""
-        times = sorted(at for at in self.acknowledged.values() if at > since)
-        assert times, "nobody could write again"
-        return max(after - before for before, after in zip([since, *times], times, strict=False))
+        """The longest time without an acknowledged commit, from a moment on until the writers were told to stop."""
+        times = [since, *sorted(at for at in self.acknowledged.values() if at > since), self.until]
+        return max(after - before for before, after in pairwise(times))
 
     def back(self, since):
         """Seconds from a moment until the next commit was acknowledged."""
