@@ -2,7 +2,7 @@
 
 Each round starts fresh servers and measures, one after the other: bench/plain.sh on one; site.yml on two, and site.yml
 again; and the second run of bench/usual.yml, whose server is made once. One more round comes first, of a controller
-that has never run a playbook and packs each module for the first time (callback_plugins/module_cache.py). Prints the
+that has never run a playbook: it finds what script/setup packed (script/pack_modules.py) and nothing else. Prints the
 table and writes it to docs/benchmarks.md. Absolute times drift with the load of the machine; the ratios, each taken
 within a round, far less.
 """
@@ -185,6 +185,7 @@ def measure(count: int) -> tuple[Round, list[Round]]:
         say("The server of the usual tasks is made, once")
         servers_up(USUAL)
         usual_run("usual-first")
+        run("python", "-m", "script.pack_modules", log=LOGS / "pack.log", ANSIBLE_LOCAL_TEMP=f"{control}/ansible")
         for number in range(count + 1):
             plain = measure_plain(number)
             fresh, second = measure_site(number, Path(control))

@@ -23,7 +23,7 @@ description:
   - Ansible packs each module with all that it imports, and throws the packages away when a run ends. To make them anew
     takes a fifth of a second each, and a run of this site uses two dozen.
   - They are kept below O(local_tmp) of Ansible's configuration, for this user alone, under the hash of every file that
-    they are made of. No argument of a task is in them. What no run has used for a week is removed.
+    they are made of. The first are made by script/setup (script/pack_modules.py). No argument of a task is in them. What no run has used for a week is removed.
   - An Ansible that keeps them elsewhere makes them anew, as it does by itself.
 """
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -82,3 +83,27 @@ def test_packages_that_others_could_have_changed_are_not_used(site):
         path.write_bytes(b"not a package")
     kept.chmod(0o770)
     assert "good day" in said(site)
+
+
+COMMON = """
+- hosts: localhost
+  connection: local
+  tasks:
+    - ansible.builtin.command: "true"
+    - ansible.builtin.copy:
+        content: "{{ ansible_facts.system }}"
+        dest: "{{ place }}/copied"
+"""
+
+
+def test_a_first_run_finds_what_was_packed_at_setup(tmp_path):
+    environment = os.environ | {"ANSIBLE_LOCAL_TEMP": str(tmp_path / "tmp")}
+    subprocess.run([sys.executable, "-m", "script.pack_modules"], env=environment, check=True)
+    first = {path.name for path in tmp_path.glob("tmp/offramp-modules-*/*")}
+    assert len(first) > 30
+    play = tmp_path / "play.yml"
+    play.write_text(COMMON)
+    words = ["ansible-playbook", "--inventory=localhost,", f"--extra-vars=place={tmp_path}", str(play)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.glob("tmp/offramp-modules-*/*")} == first
