@@ -36,11 +36,11 @@ if ! openssl x509 -checkend 864000 -noout -in "$certificate" >/dev/null 2>&1; th
   )
 fi
 
-# No uv.toml of the machine may change what the lock says.
+# No uv.toml of the machine may change what the lock says, nor what a package asks for: the lock has it all.
 lock=tests/security/requirements.lock
 if ! cmp --silent "$lock" .lab/scanner/tools/lock; then
   rm -rf .lab/scanner/tools
-  run .venv/bin/uv pip install --quiet --no-config --require-hashes --python-version 3.13 \
+  run .venv/bin/uv pip install --quiet --no-config --no-deps --require-hashes --python-version 3.13 \
     --target .lab/scanner/tools --requirement "$lock"
   cp "$lock" .lab/scanner/tools/lock
 fi
