@@ -28,6 +28,7 @@ def site(tmp_path):
     for name in ("library", "module_utils", "callback_plugins", "tmp"):
         (tmp_path / name).mkdir()
     shutil.copy("callback_plugins/module_cache.py", tmp_path / "callback_plugins")
+    shutil.copy("module_utils/kept_sources.py", tmp_path / "module_utils")
     (tmp_path / "ansible.cfg").write_text(
         "[defaults]\nlibrary = library\nmodule_utils = module_utils\ncallback_plugins = callback_plugins\n"
         "callbacks_enabled = module_cache\nlocal_tmp = tmp\n"
