@@ -33,12 +33,19 @@ LONG = (
     "security canary",
     "drills faults",
     "security security",
-    "security openscap",
     "molecule standby",
+)
+# What is started next, by whoever is free.
+NEXT = (
+    "drills ssh",
+    "molecule postgresql",
     "drills patch",
+    "drills tls",
     "lab",
-    "molecule import",
+    "drills firewall",
     "molecule app",
+    "molecule import",
+    "security openscap",
 )
 # Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
 BOTH_RELEASES = ("site", "postgresql")
@@ -181,7 +188,8 @@ class Job(NamedTuple):
 
     @property
     def place(self) -> int:
-        return LONG.index(self.label) if self.label in LONG else len(LONG)
+        order = LONG + NEXT
+        return order.index(self.label) if self.label in order else len(order)
 
 
 def jobs(scenarios: Sequence[tuple[str, str, str]]) -> Iterator[Job]:
@@ -203,7 +211,7 @@ def jobs(scenarios: Sequence[tuple[str, str, str]]) -> Iterator[Job]:
 def side_by_side(waiting: list[Job]) -> list[Result]:
     """Keep two cores busy, and never run a scenario beside itself: its ports and addresses are its own.
 
-    Two jobs at a time often wait for the same server to come up; a third, of the short ones alone, fills these gaps.
+    Two jobs at a time often wait for the same server to come up; a third, not of the longest, fills these gaps.
     """
     print("\n== molecule: logs in .lab/test", flush=True)
     busy, turn = set(), threading.Condition()
