@@ -48,9 +48,11 @@ RELEASE = """
     cat /etc/debian_version"""
 
 
-# The program that runs pg_upgrade goes first, so that nothing can be put right. One that only checks is let be.
+# The program that runs pg_upgrade goes first, so that nothing can be put right. One that only checks is let be; of one that
+# has just ended there are no words.
 POWER_CUT = """
-    until upgrade=$(pgrep -o -x pg_upgrade) && ! tr '\\0' ' ' <"/proc/$upgrade/cmdline" | grep -q -e --check; do
+    until upgrade=$(pgrep -o -x pg_upgrade) && words=$(tr '\\0' ' ' <"/proc/$upgrade/cmdline") && [ -n "$words" ] &&
+      [ "${words#*--check}" = "$words" ]; do
       sleep 0.02
     done 2>/dev/null
     kill -9 $(ps -o ppid= -p "$upgrade") "$upgrade" """
