@@ -32,12 +32,12 @@ LONG = (
     "drills rebuild",
     "security canary",
     "drills faults",
-    "security security",
     "molecule standby",
 )
 # What is started next, by whoever is free.
 NEXT = (
     "drills ssh",
+    "security security",
     "molecule postgresql",
     "drills patch",
     "drills tls",
