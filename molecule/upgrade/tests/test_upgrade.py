@@ -48,8 +48,8 @@ RELEASE = """
     cat /etc/debian_version"""
 
 
-# The program that runs pg_upgrade goes first, so that nothing can be put right. One that only checks is let be; one that
-# has just ended has no words.
+# The program that runs pg_upgrade goes first, so that nothing can be put right. One that only checks is let be; one
+# that has just ended has no words.
 POWER_CUT = """
     until upgrade=$(pgrep -o -x pg_upgrade) && words=$(tr '\\0' ' ' <"/proc/$upgrade/cmdline") && [ -n "$words" ] &&
       [ "${words#*--check}" = "$words" ]; do
