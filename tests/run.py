@@ -47,8 +47,8 @@ NEXT = (
     "molecule import",
     "security openscap",
 )
-# Scenarios that run on Debian 12 too. Its PostgreSQL is another version, with settings of its own.
-BOTH_RELEASES = ("site", "postgresql")
+# Scenarios that run on Debian 12 too, by the kind of run. Its PostgreSQL is another version, with settings of its own.
+BOTH_RELEASES = {"molecule": ("site",), "drills": ("postgresql",)}
 # Scenarios of the part security, the long proofs of docs/security.md.
 SECURITY = ("canary", "openscap", "security")
 # What the scanners of these scenarios found, a part each.
@@ -168,15 +168,16 @@ def scenario(name: str, release: str, kind: str = "molecule", tests: str = "") -
 
 def wanted(part: str, name: str | None, release: str | None) -> list[tuple[str, str, str]]:
     """The scenarios of a part, each with its release and kind."""
+    on_bookworm = [(one, "bookworm", part) for one in BOTH_RELEASES.get(part, ())]
     if part == "drills":
-        return [(drill, "trixie", part) for drill in DRILLS]
+        return [(drill, "trixie", part) for drill in DRILLS] + on_bookworm
     if part == "security":
         return [(proof, "trixie", part) for proof in SECURITY]
     if name:
         return [(name, release or "trixie", part)]
     names = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
     usual = [(one, "trixie", part) for one in names if one not in (*WHOLE_DRILLS, *SECURITY)]
-    return usual + [(one, "bookworm", part) for one in BOTH_RELEASES]
+    return usual + on_bookworm
 
 
 class Job(NamedTuple):
@@ -199,7 +200,7 @@ def jobs(scenarios: Sequence[tuple[str, str, str]]) -> Iterator[Job]:
         if kind == "molecule" and name in both and release == "trixie":
             continue
         tests = ""
-        if kind == "drills" and name not in WHOLE_DRILLS:
+        if kind == "drills" and name not in WHOLE_DRILLS and release == "trixie":
             tests = "all" if name in both else "only"
         yield Job(
             f"{kind} {name}",
