@@ -33,6 +33,7 @@ LONG = (
     "security canary",
     "drills faults",
     "molecule standby",
+    "molecule deploy",
 )
 # What is started next, by whoever is free.
 NEXT = (
