@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,13 @@ def test_every_locked_package_has_a_version_and_a_hash(lock):
     for package in packages:
         assert re.match(r"[a-z0-9.-]+==\S+", package), package
         assert "--hash=sha256:" in package, package
+
+
+def test_the_environment_has_what_the_lock_names_and_nothing_else():
+    installed = distributions(path=[path for path in sys.path if path.startswith(f"{sys.prefix}/")])
+    packages = {re.sub(r"[-_.]+", "-", one.name).lower() + "==" + one.version for one in installed}
+    assert len(packages) > 40
+    assert packages - set(re.findall(r"^[a-z0-9.-]+==[^\s;]+", LOCKS["requirements.lock"], re.MULTILINE)) == set()
 
 
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
