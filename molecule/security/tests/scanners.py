@@ -344,7 +344,8 @@ def zizmor():
     return [counted("zizmor", "repository", [f"{one['ident']}: {one['desc']}" for one in found])]
 
 
-def pip_audit():
+def pip_audit(*source):
+    """What is known of the locked packages to PyPI, or to another source of advisories."""
     rows = []
     for lock in ("requirements.lock", "tests/security/requirements.lock"):
         mounts = ["--volume", f"{Path.cwd()}:/repository:ro", "--workdir", "/repository"]
@@ -355,7 +356,7 @@ def pip_audit():
         }
         options = ["--rm", "--network", "host", *mounts, *(f"--env={name}={value}" for name, value in values.items())]
         command = ["python3", ".lab/scanner/tools/bin/pip-audit", "--no-deps", "--disable-pip", "--format", "json"]
-        done = podman("run", *options, IMAGE, *command, "--requirement", lock)
+        done = podman("run", *options, IMAGE, *command, *source, "--requirement", lock)
         assert done.stdout.startswith("{"), done.stderr[-2000:]
         dependencies = json.loads(done.stdout)["dependencies"]
         assert len(dependencies) > 10

@@ -1,10 +1,13 @@
 """What a stranger, and each host of the site, finds of it: tried by hand first, then by scanners, into one table."""
 
 import json
+import re
 import secrets
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from scanners import (
     WAIVED,
     address,
     inside,
+    pip_audit,
     podman,
     write_table,
 )
@@ -309,6 +313,43 @@ def test_it_is_as_good_as_it_is_held_at(rows, name):
     assert found
     for row in found:
         assert row.holds, f"{row.line()}\n" + "\n".join(map(str, row.findings))
+
+
+@pytest.fixture
+def advisories():
+    """A source of advisories that knows what a test has it know; PyPI's own cannot be reached from everywhere."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            holes = self.server.known.get((asked["package"]["name"], asked["version"]))
+            answer = json.dumps({"vulns": holes} if holes else {}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *words):
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.known = {}
+        threading.Thread(target=server.serve_forever).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_known_hole_of_a_locked_package_fails(advisories):
+    source = ("--vulnerability-service", "osv", "--osv-url", f"http://127.0.0.1:{advisories.server_port}")
+    assert [(row.score, row.holds) for row in pip_audit(*source)] == [(0, True), (0, True)]
+
+    version = re.search(r"^molecule==(\S+)", Path("requirements.lock").read_text(), re.MULTILINE)[1]
+    hole = {"id": "PYSEC-0", "affected": [{"package": {"name": "molecule", "ecosystem": "PyPI"}}]}
+    advisories.known = {("molecule", version): [hole], ("molecule", "0.1"): [hole], ("bandit", "0.1"): [hole]}
+    controller, scanners = pip_audit(*source)
+    assert not controller.holds
+    assert controller.findings == ("molecule: PYSEC-0",)
+    assert scanners.holds
 
 
 def test_each_figure_is_measured_and_each_waiver_has_its_reason(rows):
