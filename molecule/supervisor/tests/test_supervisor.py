@@ -21,7 +21,9 @@ with open("/srv/dyno/file", "w") as file:
 subprocess.run(["sh", "-c", "sort /etc/passwd | head"], check=True)
 with multiprocessing.Pool(1) as pool:
     pool.map(abs, [1])
-asyncio.run(asyncio.create_subprocess_exec("true"))
+async def start():
+    await (await asyncio.create_subprocess_exec("true")).wait()
+asyncio.run(start())
 socket.if_nameindex(), socket.getaddrinfo("localhost", 25), os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 os.nice(1)
 print("DONE")
