@@ -120,7 +120,8 @@ class ActionModule(ActionBase):
             return result | made | {"targets": targets(self._loader.load_from_file(str(directory / "hosts.yml")))}
         if found := list(mistakes(arguments)):
             listed = "\n".join(f"{number}. {text}" for number, text in enumerate(found, 1))
-            raise AnsibleActionFail(f"{len(found)} mistakes, and nothing was written.\n{listed}")
+            count = "1 mistake" if len(found) == 1 else f"{len(found)} mistakes"
+            raise AnsibleActionFail(f"{count}, and nothing was written.\n{listed}")
         written = texts(arguments, shown(directory))
         for name, text in written.items():
             path = directory / name

@@ -56,6 +56,10 @@ def test_every_mistake_is_told_at_once_and_nothing_is_written(init, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "key.pub", "password"]
 
 
+def test_a_single_mistake_is_no_several(init):
+    assert "1 mistake, and nothing was written" in init(web="").stdout
+
+
 @pytest.mark.parametrize("site", ["example", "inventory/lab/"])
 def test_the_projects_own_inventories_are_no_new_site(init, site):
     before = subprocess.run(["git", "status", "--short"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
