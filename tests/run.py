@@ -201,7 +201,7 @@ def jobs(scenarios: Sequence[tuple[str, str, str]]) -> Iterator[Job]:
         if kind == "molecule" and name in both and release == "trixie":
             continue
         tests = ""
-        if kind == "drills" and name not in WHOLE_DRILLS and release == "trixie":
+        if kind == "drills" and name in DRILLS and name not in WHOLE_DRILLS:
             tests = "all" if name in both else "only"
         yield Job(
             f"{kind} {name}",

@@ -345,7 +345,7 @@ def test_a_known_hole_of_a_locked_package_fails(advisories):
 
     version = re.search(r"^molecule==(\S+)", Path("requirements.lock").read_text(), re.MULTILINE)[1]
     hole = {"id": "PYSEC-0", "affected": [{"package": {"name": "molecule", "ecosystem": "PyPI"}}]}
-    advisories.known = {("molecule", version): [hole], ("molecule", "0.1"): [hole], ("bandit", "0.1"): [hole]}
+    advisories.known[("molecule", version)] = [hole]
     controller, scanners = pip_audit(*source)
     assert not controller.holds
     assert controller.findings == ("molecule: PYSEC-0",)

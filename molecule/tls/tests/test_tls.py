@@ -29,8 +29,8 @@ cd /root/pebble
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 30 -subj /CN=pebble \
   -addext subjectAltName=IP:{WEB1} -keyout server.key -out server.pem 2>/dev/null
 iptables -I INPUT -p tcp --dport 14000 -j ACCEPT
-doh=()
-! pebble-challtestsrv -help 2>&1 | grep --quiet -e -doh || doh=(-doh '')
+doh=()  # Debian 12's has none, and knows no such option.
+if pebble-challtestsrv -help 2>&1 | grep --quiet -e -doh; then doh=(-doh ''); fi
 systemd-run --quiet --unit=names pebble-challtestsrv -defaultIPv4 {WEB1} -defaultIPv6 '' -http01 '' -https01 '' \
   -tlsalpn01 '' "${{doh[@]}}" -dns01 127.0.0.1:8053 -management 127.0.0.1:8055
 systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 \
