@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,6 +57,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result = super().run(tmp, task_vars)
         self.task_vars = task_vars or {}
+        self.run_name = uuid.uuid4().hex
         self.done = done = self._step()
         if done.get("armed"):
             try:
@@ -70,7 +72,9 @@ class ActionModule(ActionBase):
 
     def _step(self, **arguments: Any) -> dict[str, Any]:
         return self._execute_module(
-            module_name=self.module, module_args={**self._task.args, **arguments}, task_vars=self.task_vars
+            module_name=self.module,
+            module_args={**self._task.args, **arguments, "run": self.run_name},
+            task_vars=self.task_vars,
         )
 
     def _keep(self) -> None:

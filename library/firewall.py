@@ -70,6 +70,10 @@ options:
     type: str
     choices: [load, keep, undo]
     default: load
+  run:
+    description: Name of this run, which the controller's half gives, so that no other run keeps or undoes its rules.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -364,10 +368,21 @@ def load(module: AnsibleModule, families: list[Family], guard: Guard) -> bool:
     for family in stale:
         family.restore("--test")
     if stale:
-        guard.arm([line for family in stale for line in family.undoing()], module.params["guard_seconds"])
-    for family in stale:
-        family.restore()
+        with guard.lock():
+            if guard.pending:
+                module.fail_json(msg=gone(module))
+            guard.arm([line for family in stale for line in family.undoing()], module.params["guard_seconds"])
+            for family in stale:
+                family.restore()
     return bool(stale)
+
+
+def gone(module: AnsibleModule) -> str:
+    """Return why there is nothing left to keep."""
+    return (
+        f"the rules went back, since {module.params['guard_seconds']} s had passed, or another run had begun. "
+        "To mend it, run it again, alone."
+    )
 
 
 def main() -> None:
@@ -382,19 +397,19 @@ def main() -> None:
             "kernel_settings": {"type": "dict", "default": {}},
             "guard_seconds": {"type": "int", "default": 40},
             "step": {"type": "str", "choices": ["load", "keep", "undo"], "default": "load"},
+            "run": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    guard = Guard(module, "firewall")
+    guard = Guard(module, "firewall", module.params["run"])
     step = module.params["step"]
     if step == "undo":
         guard.undo()
         module.exit_json(changed=False)
     if step == "keep" and not guard.keep():
-        module.fail_json(msg=f"the rules went back, since {module.params['guard_seconds']} s had passed")
-    if step == "load" and guard.pending and not module.check_mode:
-        # A run that was killed before it had proved them.
-        guard.undo()
+        module.fail_json(msg=gone(module))
+    if step == "load" and not module.check_mode:
+        guard.undo_left()
     try:
         declarations = read_declarations(module.params["declarations"], module.params["declared_by"])
         ssh = Ssh.of(module.params, ssh_connection())

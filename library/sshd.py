@@ -62,6 +62,10 @@ options:
     type: str
     choices: [keys, sshd, keep, undo]
     default: keys
+  run:
+    description: Name of this run, which the controller's half gives, so that no other run keeps or undoes its change.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -173,7 +177,7 @@ class Sshd:
 
     def __init__(self, module: AnsibleModule):
         self.module = module
-        self.guard = Guard(module, "ssh")
+        self.guard = Guard(module, "ssh", module.params["run"])
         connection = ssh_connection()
         text = module.params["configuration"].replace("CONTROLLER", connection.source if connection else "127.0.0.1")
         self.configuration = File(CONFIGURATION, text.encode())
@@ -255,6 +259,14 @@ class Sshd:
         place_file(AT_BOOT, f"[Service]\n{start}".encode(), 0o644)
         self.guard.arm(lines, self.module.params["guard_seconds"])
 
+    @property
+    def gone(self) -> str:
+        """Why there is nothing left to keep."""
+        return (
+            f"all of it went back, since {self.module.params['guard_seconds']} s had passed, or another run had begun. "
+            "To mend it, run it again, alone."
+        )
+
     def must(self, *command: str) -> None:
         code, out, error = self.run(*command)
         if code != 0:
@@ -296,12 +308,12 @@ class Sshd:
     def change(self, step: str) -> None:
         """Do one of the two steps that change something; what is refused leaves the host as it was."""
         try:
-            if step == "keys":
-                self.arm()
             # The timer may be sooner, and then waits until this has been written, or has it all back already.
             with self.guard.lock():
-                if not self.guard.pending:
-                    raise RefusedError(f"all of it went back, since {self.module.params['guard_seconds']} s had passed")
+                if step == "keys" and not self.guard.pending:
+                    self.arm()
+                if not self.guard.ours:
+                    raise RefusedError(self.gone)
                 if step == "keys":
                     self.change_keys()
                 else:
@@ -322,6 +334,7 @@ def main() -> None:
             "moduli_bits": {"type": "int", "default": 0},
             "guard_seconds": {"type": "int", "default": 40},
             "step": {"type": "str", "choices": ["keys", "sshd", "keep", "undo"], "default": "keys"},
+            "run": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -332,12 +345,11 @@ def main() -> None:
         module.exit_json(changed=False)
     if step == "keep":
         if not sshd.guard.keep():
-            module.fail_json(msg=f"all of it went back, since {module.params['guard_seconds']} s had passed")
+            module.fail_json(msg=sshd.gone)
         AT_BOOT.unlink(missing_ok=True)
         module.exit_json(changed=False)
-    if step == "keys" and sshd.guard.pending and not module.check_mode:
-        # A run that was killed before it had proved them.
-        sshd.guard.undo()
+    if step == "keys" and not module.check_mode:
+        sshd.guard.undo_left()
     sshd.look()
     changed = bool(sshd.paths) or sshd.reloads
     # Half a megabyte of groups is nothing to read.

@@ -29,7 +29,13 @@ class Module:
 
 @pytest.fixture
 def guard(tmp_path: Path) -> Guard:
-    return Guard(Module(), "thing", tmp_path / "undo")
+    return Guard(Module(), "thing", "a run", tmp_path / "undo")
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> Guard:
+    """The same kind of change on the same host, by a run that was killed or is yet to come."""
+    return Guard(Module(), "thing", "another run", tmp_path / "undo")
 
 
 def test_a_change_is_undone_once(guard: Guard, tmp_path: Path) -> None:
@@ -53,6 +59,32 @@ def test_what_has_gone_back_cannot_be_kept(guard: Guard) -> None:
     guard.arm(["true"], 40)
     guard.undo()
     assert not guard.keep()
+
+
+def test_a_change_is_neither_kept_nor_undone_by_another_run(guard: Guard, another: Guard, tmp_path: Path) -> None:
+    guard.arm([f"touch {tmp_path}/undone"], 40)
+    another.undo()
+    assert not another.keep()
+    assert not (tmp_path / "undone").exists()
+    assert guard.keep()
+
+
+def test_who_waits_for_a_proof_cannot_keep_what_a_later_run_changed(guard: Guard, another: Guard) -> None:
+    guard.arm(["true"], 40)
+    another.undo_left()
+    another.arm(["true"], 40)
+    assert not guard.keep()
+    guard.undo()
+    assert another.ours
+
+
+def test_a_run_begins_with_what_was_there_before_one_that_was_killed(
+    guard: Guard, another: Guard, tmp_path: Path
+) -> None:
+    guard.arm([f"touch {tmp_path}/undone"], 40)
+    another.undo_left()
+    assert (tmp_path / "undone").exists()
+    assert not another.pending
 
 
 def test_the_timer_waits_while_something_is_written(guard: Guard, tmp_path: Path) -> None:

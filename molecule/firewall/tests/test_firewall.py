@@ -6,13 +6,13 @@ group.
 
 import json
 import os
-import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import testinfra
+from shared.tests.runs import kill
 
 testinfra_hosts = ["ansible://web1"]
 
@@ -221,8 +221,7 @@ def kill_before_the_proof(host, eventually, seconds):
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     run = subprocess.Popen(command("web1", f"--extra-vars={values}"), env=environment, **options)
     eventually(lambda: "--dport 2222" in host.check_output("iptables -S OFFRAMP"), seconds=30)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    kill(run)
 
 
 def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):

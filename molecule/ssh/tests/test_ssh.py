@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import testinfra
 from shared.tests.ledger import podman
+from shared.tests.runs import kill
 
 testinfra_hosts = ["ansible://one", "ansible://old"]
 
@@ -176,22 +177,21 @@ def beside_ssh(host, script):
     return podman("exec", f"offramp-ssh-{name_of(host)}", "sh", "-c", script)
 
 
-def kill_before_the_proof(host, eventually, seconds):
-    """Kill a run once its change is there: every new login hangs, so that the proof does not come."""
+def run_without_a_proof(host, eventually, seconds):
+    """Start a run; return it once its change is there: every new login hangs, so that the proof does not come."""
     values = {"ssh_settings": {"ForceCommand": "/bin/sleep 60"}, "ssh_guard_seconds": seconds}
     run = subprocess.Popen(
         command(name_of(host), values), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     eventually(lambda: beside_ssh(host, f"grep -q ForceCommand {CONFIGURATION}").returncode == 0, seconds=30)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+    return run
 
 
 @pytest.mark.drill
 def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, eventually):
     """The timer on the host knows nothing of the controller."""
     before = beside_ssh(host, STATE).stdout
-    kill_before_the_proof(host, eventually, 12)
+    kill(run_without_a_proof(host, eventually, 12))
     assert beside_ssh(host, STATE).stdout != before
     eventually(lambda: beside_ssh(host, "ls /var/lib/offramp/undo/ssh").returncode != 0, seconds=20)
     assert beside_ssh(host, STATE).stdout == before
@@ -202,7 +202,7 @@ def test_a_run_that_is_killed_before_the_proof_leaves_the_host_as_it_was(host, e
 def test_a_host_that_loses_power_before_the_proof_starts_sshd_as_it_was(host, eventually):
     """What the way back does at a boot, before sshd reads its configuration."""
     before = beside_ssh(host, STATE).stdout
-    kill_before_the_proof(host, eventually, 40)
+    kill(run_without_a_proof(host, eventually, 40))
     changed = beside_ssh(host, STATE).stdout
     assert changed != before
     # A boot forgets the timer, and reads the units anew.
@@ -214,6 +214,23 @@ def test_a_host_that_loses_power_before_the_proof_starts_sshd_as_it_was(host, ev
     assert beside_ssh(host, "systemctl restart ssh").returncode == 0
     assert beside_ssh(host, STATE).stdout == before
     assert login(host, "operator", "echo in").stdout.strip() == "in"
+
+
+@pytest.mark.drill
+def test_what_is_left_of_a_killed_run_keeps_its_hands_off_a_later_one(host, eventually):
+    """What waits for the proof outlives the main process, and gives up while the later run waits for its own."""
+    before = beside_ssh(host, STATE).stdout
+    run = run_without_a_proof(host, eventually, 40)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    time.sleep(4)
+    slow = '[ "$USER" = root ] || sleep $(cat /run/slow); eval "$SSH_ORIGINAL_COMMAND"'
+    host.check_output("echo 12 >/run/slow")
+    done = converge(name_of(host), ssh_settings={"ForceCommand": f"/bin/sh -c '{slow}'"})
+    host.check_output("echo 0 >/run/slow")
+    assert done.returncode == 0, done.stdout
+    assert "changed=1" in converge(name_of(host)).stdout
+    assert beside_ssh(host, STATE).stdout == before
 
 
 def test_what_sshd_has_loaded_counts_and_not_the_file_alone(host):
