@@ -5,7 +5,6 @@ Both are real: another libc and another ICU come under the indexes. The tests bu
 
 import os
 import re
-import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from shared.tests.runs import kill
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVERS = ("db1", "db2")
@@ -48,14 +48,15 @@ RELEASE = """
     cat /etc/debian_version"""
 
 
-# The program that runs pg_upgrade goes first, so that nothing can be put right. One that only checks is let be; one
+# The program that runs pg_upgrade stops first, so that nothing can be put right. One that only checks is let be; one
 # that has just ended has no words.
-POWER_CUT = """
+STOP = """
     until upgrade=$(pgrep -o -x pg_upgrade) && words=$(tr '\\0' ' ' <"/proc/$upgrade/cmdline") && [ -n "$words" ] &&
       [ "${words#*--check}" = "$words" ]; do
       sleep 0.02
     done 2>/dev/null
-    kill -9 $(ps -o ppid= -p "$upgrade") "$upgrade" """
+    kill -STOP $(ps -o ppid= -p "$upgrade") "$upgrade"
+    echo $(ps -o ppid= -p "$upgrade") "$upgrade" """
 UPGRADE = "playbooks/postgres_upgrade.yml"
 
 
@@ -205,13 +206,14 @@ def test_what_pg_upgrade_refuses_stops_nobody():
 def test_a_run_that_was_killed_with_the_server_stopped_is_mended_by_the_next(content, eventually):
     """The second run starts the old version, lets the clients go on, and changes to the new one under load."""
     with ThreadPoolExecutor() as pool:
-        cut = pool.submit(on, "db1", "timeout", "300", "sh", "-c", POWER_CUT)
+        stopped = pool.submit(on, "db1", "timeout", "300", "sh", "-c", STOP)
         run = subprocess.Popen(
             command(UPGRADE), stdout=subprocess.DEVNULL, env=environment(False), start_new_session=True
         )
-        cut.result()
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+        processes = stopped.result().split()
+    # The controller before what it waits for, or it would have the old version started.
+    kill(run)
+    on("db1", "kill", "-9", *processes)
     assert on("db1", "systemctl", "is-active", "postgresql@15-main", check=False).stdout.strip() != "active"
 
     with (ROOT / ".lab/upgrade.log").open("w") as log:
