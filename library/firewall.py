@@ -370,19 +370,11 @@ def load(module: AnsibleModule, families: list[Family], guard: Guard) -> bool:
     if stale:
         with guard.lock():
             if guard.pending:
-                module.fail_json(msg=gone(module))
+                module.fail_json(msg=guard.gone("the rules", module.params["guard_seconds"]))
             guard.arm([line for family in stale for line in family.undoing()], module.params["guard_seconds"])
             for family in stale:
                 family.restore()
     return bool(stale)
-
-
-def gone(module: AnsibleModule) -> str:
-    """Return why there is nothing left to keep."""
-    return (
-        f"the rules went back, since {module.params['guard_seconds']} s had passed, or another run had begun. "
-        "To mend it, run it again, alone."
-    )
 
 
 def main() -> None:
@@ -407,7 +399,7 @@ def main() -> None:
         guard.undo()
         module.exit_json(changed=False)
     if step == "keep" and not guard.keep():
-        module.fail_json(msg=gone(module))
+        module.fail_json(msg=guard.gone("the rules", module.params["guard_seconds"]))
     if step == "load" and not module.check_mode:
         guard.undo_left()
     try:

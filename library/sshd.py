@@ -261,11 +261,7 @@ class Sshd:
 
     @property
     def gone(self) -> str:
-        """Why there is nothing left to keep."""
-        return (
-            f"all of it went back, since {self.module.params['guard_seconds']} s had passed, or another run had begun. "
-            "To mend it, run it again, alone."
-        )
+        return self.guard.gone("all of it", self.module.params["guard_seconds"])
 
     def must(self, *command: str) -> None:
         code, out, error = self.run(*command)

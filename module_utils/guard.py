@@ -62,6 +62,11 @@ class Guard:
         """Whether the change that waits is this run's. Whoever acts on it looks while he holds the lock."""
         return self.pending and self.owner.read_text() == self.run
 
+    @staticmethod
+    def gone(what: str, seconds: int) -> str:
+        """Say why what was changed is not there to be kept."""
+        return f"{what} went back: {seconds} s had passed, or another run began. To mend it, run it again, alone."
+
     def arm(self, lines: list[str], seconds: int) -> None:
         """Have the lines run after so many seconds, or after the lock that the caller holds until he has written."""
         self.stop_timer()

@@ -55,8 +55,9 @@ STOP = """
       [ "${words#*--check}" = "$words" ]; do
       sleep 0.02
     done 2>/dev/null
-    kill -STOP $(ps -o ppid= -p "$upgrade") "$upgrade"
-    echo $(ps -o ppid= -p "$upgrade") "$upgrade" """
+    set -- $(ps -o ppid= -p "$upgrade") "$upgrade"
+    kill -STOP "$@"
+    echo "$@" """
 UPGRADE = "playbooks/postgres_upgrade.yml"
 
 
