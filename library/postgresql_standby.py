@@ -78,9 +78,9 @@ kept:
   type: str
 """
 
-STREAMING_SECONDS = 10
-# What fetches and replays a segment shows it by another segment within this time.
-STANDSTILL_SECONDS = 60
+# What gets on shows it by another segment within this time; one from the archive has to be fetched first.
+REPLAY_SECONDS = 10
+FETCH_SECONDS = 60
 # pg_basebackup must not find the slot taken; pg_rewind needs one that holds the WAL from now on.
 SLOT = """
 SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
@@ -97,7 +97,13 @@ OWN_SLOT = (
 PRIMARY = "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system())"
 LOST_SLOT = "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'standby' AND NOT active AND wal_status = 'lost'"
 RESTORES = "SELECT setting <> '' FROM pg_settings WHERE name = 'restore_command'"
-WAL_RECEIVER = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+# A connection that is refused its WAL, for want of a slot or of a common history, streams for a moment, too.
+RECEIVES = "SELECT received_tli FROM pg_stat_wal_receiver WHERE status = 'streaming'"
+SENDS = """
+SELECT ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+FROM pg_replication_slots JOIN pg_stat_activity ON pid = active_pid
+WHERE slot_name = 'standby' AND clock_timestamp() - backend_start > interval '1 second'
+"""
 
 
 class Standby:
@@ -109,18 +115,22 @@ class Standby:
         self.local = Administrator(module, self.cluster, module.params["port"])
         self.primary = peer_conninfo(module.params["peer"], module.params["port"])
         self.kept: Path | None = None
-        self.started = False
+        self.changed = False
 
     def follow(self) -> str:
-        if self.cluster.is_standby and (not self.module.params["rejoin"] or self.follows_already()):
+        if self.cluster.is_standby and not self.module.params["rejoin"]:
             return "following"
         if self.cluster.has_databases and not self.module.params["rejoin"]:
             self.fail("this server holds databases of its own. To have it follow, run  playbooks/rejoin.yml")
         if self.module.check_mode:
-            return "copied"
+            return "following" if self.cluster.is_standby and self.follows_already() else "copied"
         identifier = self.primary_identifier()
+        # A failover leaves the new primary without one, and without it nothing streams.
+        self.make_slot()
+        if self.cluster.is_standby and self.follows_already():
+            return "following"
         self.ask_primary(SLOT)
-        self.ask_primary(MAKE_SLOT)
+        self.make_slot()
         own = self.local.control()["Database system identifier"] if self.cluster.is_initialised else ""
         # Servers made from one image have one identifier, and new clusters with nothing in common.
         if own == identifier and (self.cluster.has_databases or self.cluster.is_standby) and self.rewind():
@@ -142,13 +152,17 @@ class Standby:
             self.fail(f"the primary at {self.module.params['peer']} does not answer: {self.local.said.strip()}")
         return answer
 
+    def make_slot(self) -> None:
+        if self.ask_primary(MAKE_SLOT):
+            self.changed = True
+
     def follows_already(self) -> bool:
         """Whether the standby, started where it is stopped, is on the primary's history."""
         if self.cluster.postmaster is None and not self.module.check_mode:
-            self.started = True
+            self.changed = True
             # One whose history has parted from the primary's is never ready, and a start would wait for that.
             self.local.systemctl("start", "--no-block", self.cluster.unit)
-        if not self.streams_within(STREAMING_SECONDS) and not self.goes_on_from_the_archive():
+        if not self.catches_up(REPLAY_SECONDS) and not self.goes_on_from_the_archive():
             return False
         self.local.ask(OWN_SLOT)
         return True
@@ -159,29 +173,25 @@ class Standby:
         if not lost or self.module.check_mode or self.local.ask(RESTORES) != ["t"]:
             return False
         self.ask_primary(SLOT)
-        self.ask_primary(MAKE_SLOT)
-        self.started = True
-        return self.catches_up()
+        self.make_slot()
+        return self.catches_up(FETCH_SECONDS)
 
-    def catches_up(self) -> bool:
-        """Wait until the standby streams, for as long as it gets on with what it finds in the archive."""
-        seen, deadline = "", time.monotonic() + STANDSTILL_SECONDS
+    def streams(self) -> bool:
+        """Whether both say so, of the primary's history."""
+        received = self.local.ask(RECEIVES)
+        return bool(received) and received == self.local.ask(SENDS, self.primary)
+
+    def catches_up(self, standstill: int) -> bool:
+        """Wait until the standby streams, for as long as it gets on with the WAL that it finds."""
+        seen, deadline = "", time.monotonic() + standstill
         while time.monotonic() < deadline:
-            if self.local.ask(WAL_RECEIVER) == ["1"]:
+            if self.streams():
                 return True
             # Before it lets anybody in, the title of its process tells which segment it has come to.
             title = self.module.run_command(["ps", "--ppid", str(self.cluster.postmaster or 0), "-o", "args="])[1]
             at = re.findall(r"recovering ([0-9A-F]{24})", title)
             if at and at[0] != seen:
-                seen, deadline = at[0], time.monotonic() + STANDSTILL_SECONDS
-            time.sleep(0.5)
-        return False
-
-    def streams_within(self, seconds: int) -> bool:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.local.ask(WAL_RECEIVER) == ["1"]:
-                return True
+                seen, deadline = at[0], time.monotonic() + standstill
             time.sleep(0.5)
         return False
 
@@ -292,13 +302,13 @@ def main() -> None:
     )
     standby = Standby(module)
     if module.params["state"] == "streaming":
-        if not standby.catches_up():
+        if not standby.catches_up(FETCH_SECONDS):
             standby.fail(
                 f"it does not follow the primary at {module.params['peer']}. Its log ends:\n{standby.local.log}"
             )
         module.exit_json(changed=False, how="following", kept="")
     how = standby.follow()
-    module.exit_json(changed=how != "following" or standby.started, how=how, kept=str(standby.kept or ""))
+    module.exit_json(changed=how != "following" or standby.changed, how=how, kept=str(standby.kept or ""))
 
 
 if __name__ == "__main__":

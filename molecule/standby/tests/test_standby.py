@@ -434,6 +434,17 @@ def test_a_switchover_that_is_killed_is_mended_by_a_command(primary, eventually)
     eventually(lambda: follows(successor))
 
 
+@pytest.mark.drill
+def test_a_primary_that_stopped_cleanly_follows_without_a_copy(primary, eventually):
+    successor = other(primary)
+    on(primary, "sh", "-c", "systemctl stop 'postgresql@*'")
+    played("failover", "-e", f"promote={successor}", "-e", "accept_loss=1000")
+    done = played("rejoin")
+    assert "/kept-" not in done.text
+    eventually(lambda: follows(successor))
+    assert changed(played("services", tags=True)) == 0
+
+
 def server_unit(host):
     return on(host, "sh", "-c", "systemctl list-units --all --plain --no-legend 'postgresql@*' | cut -d' ' -f1")
 
