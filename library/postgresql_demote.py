@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.postgresql_admin import Administrator
@@ -16,6 +17,8 @@ short_description: Stops a primary, and has it start as a standby from then on
 description:
   - Stops the server cleanly, and fails where it does not stop in time. A server that is marked so takes no writes,
     whatever starts it, a boot included.
+  - Nothing is undone by itself. What was asked for by a run that is dead since may end late, when another run has
+    stopped the server for good, or has it follow.
 options:
   port:
     description: The server's TCP port.
@@ -23,8 +26,8 @@ options:
     default: 5432
   state:
     description: >-
-      C(stopped) is for a planned change, C(fenced) for a server that is lost, which is killed when it does not stop,
-      and C(undone) starts it as the primary that it was.
+      C(stopped) is for a planned change and refuses a standby that runs, C(fenced) for a server that is lost, which
+      is killed when it does not stop, and C(undone) starts it as the primary that it was.
     type: str
     choices: [stopped, fenced, undone]
     default: stopped
@@ -70,18 +73,25 @@ def main() -> None:
             if code:
                 module.fail_json(msg=f"systemctl start {cluster.unit}: {error}\n{administrator.log}")
         module.exit_json(changed=changed, lsn="")
-    changed = not signal.exists() or cluster.postmaster is not None
-    if changed and not module.check_mode:
+    marked, runs = signal.exists(), cluster.postmaster is not None
+    if wanted == "stopped" and marked and runs:
+        module.fail_json(msg="this server is a standby, and was not stopped")
+    if runs and not module.check_mode:
         stop(module, administrator, cluster)
-        signal.touch()
-        shutil.chown(signal, "postgres", "postgres")
+    if wanted == "fenced":
+        mark(module, signal)
     control = administrator.control()
     clean = control["Database cluster state"].startswith("shut down")
-    if wanted == "stopped" and not clean and not module.check_mode:
-        signal.unlink()
-        administrator.systemctl("start", cluster.unit)
-        module.fail_json(msg="the primary did not stop cleanly, so it was started again")
-    module.exit_json(changed=changed, lsn=control["Latest checkpoint location"] if clean else "")
+    if not clean and wanted == "stopped" and not module.check_mode:
+        module.fail_json(msg="the primary did not stop cleanly")
+    mark(module, signal)
+    module.exit_json(changed=runs or not marked, lsn=control["Latest checkpoint location"] if clean else "")
+
+
+def mark(module: AnsibleModule, signal: Path) -> None:
+    if not signal.exists() and not module.check_mode:
+        signal.touch()
+        shutil.chown(signal, "postgres", "postgres")
 
 
 def stop(module: AnsibleModule, administrator: Administrator, cluster: Cluster) -> None:
@@ -90,7 +100,6 @@ def stop(module: AnsibleModule, administrator: Administrator, cluster: Cluster) 
     if code == 0:
         return
     if module.params["state"] == "stopped":
-        administrator.systemctl("start", "--no-block", cluster.unit)
         module.fail_json(msg=f"the primary did not stop within {seconds} s\n{administrator.log}")
     administrator.systemctl("kill", "--kill-whom=all", "--signal=SIGKILL", cluster.unit)
     deadline = time.monotonic() + seconds
