@@ -94,6 +94,9 @@ WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'standby')
 OWN_SLOT = (
     "SELECT pg_drop_replication_slot('standby') FROM pg_replication_slots WHERE slot_name = 'standby' AND NOT active"
 )
+# After pg_rewind a server is ready once it has all that the primary had, and the header of a segment that the primary,
+# where nobody writes, has yet to begin. Commits may be waiting for this very standby.
+WRITE = "SELECT set_config('synchronous_commit', 'local', false), pg_logical_emit_message(true, 'offramp', 'rejoin')"
 PRIMARY = "SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system())"
 LOST_SLOT = "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'standby' AND NOT active AND wal_status = 'lost'"
 RESTORES = "SELECT setting <> '' FROM pg_settings WHERE name = 'restore_command'"
@@ -232,6 +235,8 @@ class Standby:
         nothing = "no rewind required" in out + error
         # A standby that follows no more and has nothing to rewind lacks WAL that the primary has not kept.
         done = code == 0 and not (nothing and was_standby)
+        if done:
+            self.ask_primary(WRITE)
         # Before a copy, all of the data is kept in its place.
         if nothing or not done:
             shutil.rmtree(kept)
