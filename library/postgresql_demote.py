@@ -76,8 +76,11 @@ def main() -> None:
     marked, runs = signal.exists(), cluster.postmaster is not None
     if wanted == "stopped" and marked and runs:
         module.fail_json(msg="this server is a standby, and was not stopped")
-    if runs and not module.check_mode:
+    # One that has crashed is started again by systemd a second later.
+    changed = runs or not marked
+    if changed and not module.check_mode:
         stop(module, administrator, cluster)
+    # Whatever its control file says.
     if wanted == "fenced":
         mark(module, signal)
     control = administrator.control()
@@ -85,7 +88,7 @@ def main() -> None:
     if not clean and wanted == "stopped" and not module.check_mode:
         module.fail_json(msg="the primary did not stop cleanly")
     mark(module, signal)
-    module.exit_json(changed=runs or not marked, lsn=control["Latest checkpoint location"] if clean else "")
+    module.exit_json(changed=changed, lsn=control["Latest checkpoint location"] if clean else "")
 
 
 def mark(module: AnsibleModule, signal: Path) -> None:

@@ -98,3 +98,12 @@ def test_a_primary_that_stopped_says_where_and_follows_from_then_on(
     done = demoted(monkeypatch, capsys, Servers(None, None, "shut down"))
     assert (done["changed"], done["lsn"]) == (True, "0/13000028")
     assert cluster.is_standby
+
+
+def test_a_lost_primary_that_is_about_to_start_again_is_stopped(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    servers = Servers(None, None)
+    assert demoted(monkeypatch, capsys, servers, state="fenced")["changed"]
+    assert servers.done == ["stop postgresql@17-main.service"]
+    assert cluster.is_standby
